@@ -1,0 +1,1 @@
+"""Serve many large language models on few shared devices, across nodes."""

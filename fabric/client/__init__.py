@@ -1,0 +1,1 @@
+"""The client SDK: an async client over gRPC and a sync portal over it."""

@@ -1,0 +1,1 @@
+"""Values that every layer shares: requests, sampling, errors, time. Standard library only."""

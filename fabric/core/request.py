@@ -1,0 +1,154 @@
+"""A request for generation, and the events that answer it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fabric.core.errors import RequestError
+from fabric.core.sampling import SamplingParams
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One generation asked for, tokenized and validated.
+
+    ``timeout_s`` is what was left of the client's deadline when the request was handed over, so
+    that no two clocks are compared. ``priority``: lower runs first. Requests with different
+    ``cache_salt`` never share prefix-cache blocks.
+    """
+
+    request_id: str
+    model: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    timeout_s: float | None = None
+    priority: int = 0
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's log-probability under the model (before penalties), and its rank from 1."""
+
+    token_id: int
+    logprob: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """Log-probabilities at one output position: the chosen token's, and the most likely."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopMatch:
+    """What ended a sequence with FinishReason.STOP: a token id, or a stop string."""
+
+    token_id: int | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceDelta:
+    """Tokens of one sequence that became ready together.
+
+    ``first_token`` is the number of the first of them, from 0 within the sequence, so that a
+    receiver sees gaps and duplicates. ``text`` may lag behind the tokens (half a character, a
+    possible stop string) but is complete when ``finish_reason`` is set.
+    """
+
+    index: int
+    first_token: int
+    token_ids: tuple[int, ...]
+    text: str = ""
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_match: StopMatch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request, over all of its sequences."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a request's time went, in seconds on the device group's clock."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    ttft_s: float = 0.0
+    decode_s: float = 0.0
+    e2e_s: float = 0.0
+    num_preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What one engine step did for one request; the last one carries usage, timing or an error."""
+
+    request_id: str
+    deltas: tuple[SequenceDelta, ...] = ()
+    usage: Usage | None = None
+    timing: Timing | None = None
+    error: RequestError | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the request has ended."""
+        return self.usage is not None or self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """A device group's load at one moment; counts of requests, tokens and blocks.
+
+    ``num_steps`` and ``num_tokens`` only grow; together with ``num_running`` and ``num_waiting``
+    they show whether the engine makes progress. ``stalled_s`` is how long there has been work
+    without progress.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_free_blocks: int = 0
+    num_blocks: int = 0
+    num_cached_blocks: int = 0
+    num_steps: int = 0
+    num_tokens: int = 0
+    num_preemptions: int = 0
+    prefix_hit_tokens: int = 0
+    prefix_query_tokens: int = 0
+    stalled_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a router must know of a served model to validate, tokenize and describe it.
+
+    ``tokenizer_path`` is a local file or folder that fabric.models.tokenizer can load.
+    """
+
+    model: str
+    tokenizer_path: str
+    max_model_len: int
+    vocab_size: int
+    dtype: str
+    architecture: str
+    num_parameters: int = 0
+    source: str = ""

@@ -1,0 +1,1 @@
+"""Bookkeeping of paged KV memory: ids and counts, no tensors."""

@@ -1,0 +1,1 @@
+"""Model families, weight sources and tokenizers."""

@@ -1,0 +1,1 @@
+"""The gRPC front: validates, tokenizes, admits and relays requests to device groups."""

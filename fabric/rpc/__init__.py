@@ -1,0 +1,1 @@
+"""What crosses sockets: proto conversion, error status, and the router-to-group link."""

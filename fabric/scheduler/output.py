@@ -1,0 +1,78 @@
+"""What crosses between the scheduler and the workers in one iteration: changes, not state."""
+
+from dataclasses import dataclass
+
+from fabric.core.request import PositionLogprobs
+from fabric.core.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class NewSequence:
+    """A sequence that the workers don't know yet (or again, after preemption by recompute).
+
+    ``token_ids`` are prompt and output tokens so far; the first ``num_prompt_tokens`` are the
+    prompt. ``block_ids`` is its whole block table.
+    """
+
+    key: int
+    index: int
+    token_ids: tuple[int, ...]
+    num_prompt_tokens: int
+    sampling: SamplingParams
+    block_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """One sequence's share of this iteration.
+
+    The workers compute the KV of tokens ``num_computed_tokens`` up to
+    ``num_computed_tokens + num_new_tokens``, after appending ``new_block_ids`` to its block table
+    and, where ``replaced_block`` is set, putting its second id at table position its first
+    (copy-on-write). ``num_samples`` tokens are sampled from the last position: 0 within a prompt,
+    1 as a rule, n where n sequences fork after the prompt.
+    """
+
+    key: int
+    num_computed_tokens: int
+    num_new_tokens: int
+    num_samples: int
+    new_block_ids: tuple[int, ...] = ()
+    replaced_block: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOutput:
+    """One iteration: what to forget, copy and learn, then what to compute.
+
+    Workers handle the fields in this order: ``released`` (forget these keys), ``copies``
+    ((source block, target block) pairs), ``new_sequences``, ``scheduled``.
+    """
+
+    step: int
+    scheduled: tuple[ScheduledSequence, ...]
+    new_sequences: tuple[NewSequence, ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
+    released: tuple[int, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in this iteration."""
+        return sum(item.num_new_tokens for item in self.scheduled)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """The tokens sampled for one scheduled sequence: one for each of its ``num_samples``."""
+
+    key: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[PositionLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What the workers sampled in one iteration; sequences with no samples are left out."""
+
+    step: int
+    sampled: tuple[SampledTokens, ...]

@@ -1,0 +1,1 @@
+"""Hosting on Ray: the only package that imports ray."""

@@ -1,0 +1,1 @@
+"""Paged-attention and transformer kernels behind one set of operations (kernels.ops)."""

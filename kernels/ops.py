@@ -1,0 +1,150 @@
+"""The operations that models are built from: signatures and contracts.
+
+Every backend keeps one promise beyond being right: **row invariance**. An output row (a token's)
+is bitwise the same whatever other rows are in the call, however the prompt is cut into chunks and
+whatever the block size is, because each row is reduced in one fixed order. Greedy output can then
+not depend on batching, paging, prefix caching or preemption.
+
+Shapes use docs/glossary.md. KV of one model lives in a 6-D tensor
+``kv_cache[num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim]`` (2: keys, values). Its
+first dimension may have any stride, so that several models can share one arena.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class ShapeError(ValueError):
+    """Operands' shapes, dtypes or devices don't fit together."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLinear:
+    """A linear layer's weight in the layout that its backend streams best.
+
+    ``data`` is owned by the backend that packed it; ``[out_features, in_features]`` is the shape
+    of the weight that went in.
+    """
+
+    data: Tensor
+    out_features: int
+    in_features: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class RaggedBatch:
+    """Which tokens of a flattened batch belong to which sequence, and where their KV is.
+
+    Attributes:
+        positions: ``[num_tokens]`` int32, each token's position in its sequence.
+        slots: ``[num_tokens]`` int64, where each token's KV goes: block id * block_size + offset.
+        query_start: ``[num_seqs + 1]`` int32, prefix sums of new tokens.
+        context_lens: ``[num_seqs]`` int32, tokens with KV once this batch is stored.
+        block_tables: ``[num_seqs, max_blocks]`` int32, padded with 0.
+    """
+
+    positions: Tensor
+    slots: Tensor
+    query_start: Tensor
+    context_lens: Tensor
+    block_tables: Tensor
+
+
+class Backend(Protocol):
+    """One implementation of the operations, for one kind of device.
+
+    Activations, weights and KV share one dtype, float32 or bfloat16; sums are in float32. Outputs
+    are new tensors unless said otherwise.
+    """
+
+    def pack_linear(self, weight: Tensor) -> PackedLinear:
+        """Pack ``[out_features, in_features]`` for :meth:`linear`; the input may be freed."""
+        ...
+
+    def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
+        """``x @ weight.T``: ``[num_tokens, in_features]`` to ``[num_tokens, out_features]``."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Root-mean-square norm over the last dimension; ``x`` is ``[num_tokens, hidden_size]``.
+
+        Source: Zhang and Sennrich, NeurIPS 2019.
+        """
+        ...
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Add ``x`` into ``residual`` in place, and return the norm of the sum."""
+        ...
+
+    def rope(self, query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor) -> None:
+        """Rotate query and key in place (halves, as in Hugging Face checkpoints).
+
+        Args:
+            query: ``[num_tokens, num_heads, head_dim]``, rows may be strided.
+            key: ``[num_tokens, num_kv_heads, head_dim]``, rows may be strided.
+            positions: ``[num_tokens]`` int32.
+            cos_sin: ``[max_model_len, head_dim]`` float32: cosines, then sines.
+
+        Source: RoFormer (Su et al., 2021).
+        """
+        ...
+
+    def silu_and_mul(self, gate_up: Tensor) -> Tensor:
+        """``silu(gate) * up`` for ``[num_tokens, 2 * intermediate_size]`` = gate, then up."""
+        ...
+
+    def store_kv(
+        self, key: Tensor, value: Tensor, kv_cache: Tensor, layer: int, slots: Tensor
+    ) -> None:
+        """Write each token's key and value into its slot of one layer.
+
+        Args:
+            key: ``[num_tokens, num_kv_heads, head_dim]``, rows may be strided.
+            value: Like ``key``.
+            kv_cache: See the module; written in place.
+            layer: Layer index.
+            slots: ``[num_tokens]`` int64.
+        """
+        ...
+
+    def paged_attention(
+        self, query: Tensor, kv_cache: Tensor, layer: int, batch: RaggedBatch, scale: float
+    ) -> Tensor:
+        """Causal attention of a ragged batch that mixes prompt chunks and decodes.
+
+        The batch's own keys and values must be stored first. Blocks are read in place.
+
+        Args:
+            query: ``[num_tokens, num_heads, head_dim]``, rows may be strided; a KV head serves
+                ``num_heads / num_kv_heads`` consecutive query heads.
+            kv_cache: See the module.
+            layer: Layer index.
+            batch: Says which tokens attend to which blocks.
+            scale: Multiplies the scores, 1/sqrt(head_dim) as a rule.
+
+        Returns:
+            ``[num_tokens, num_heads, head_dim]``, contiguous.
+
+        Source: vLLM (Kwon et al., SOSP 2023), section 4.1; online softmax after
+        FlashAttention (Dao et al., 2022).
+        """
+        ...
+
+    def copy_blocks(self, source: Tensor, target: Tensor, pairs: Tensor) -> None:
+        """Copy whole KV blocks (all layers) between two caches, or within one.
+
+        Args:
+            source: A kv_cache.
+            target: Like ``source``; ``num_blocks`` may differ.
+            pairs: ``[num_pairs, 2]`` int64 on the host, (source block, target block).
+
+        Raises:
+            ShapeError: The caches' blocks differ in shape or dtype.
+
+        Source: vLLM (Kwon et al., SOSP 2023), section 4.4, copy-on-write.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Offline planning: cost model, placement search and simulation."""
