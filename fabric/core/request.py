@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fabric.core.errors import RequestError
-from fabric.core.sampling import SamplingParams
+from fabric.core.sampling import GenerationDefaults, RequestLimits, SamplingParams
 
 
 class FinishReason(StrEnum):
@@ -89,7 +89,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where a request's time went, in seconds on the device group's clock."""
+    """Where a request's time went, in seconds on the device group's clock.
+
+    ``group`` names the device group; the router fills it in.
+    """
 
     queue_s: float = 0.0
     prefill_s: float = 0.0
@@ -97,6 +100,7 @@ class Timing:
     decode_s: float = 0.0
     e2e_s: float = 0.0
     num_preemptions: int = 0
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +156,12 @@ class ModelCard:
     architecture: str
     num_parameters: int = 0
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that a device group serves: its card, its defaults, and what requests may ask."""
+
+    card: ModelCard
+    defaults: GenerationDefaults
+    limits: RequestLimits

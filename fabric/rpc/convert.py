@@ -1,0 +1,146 @@
+"""What clients send, as protobuf messages and as values, both ways; used by router and client."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fabric.core.errors import InvalidRequest
+from fabric.core.prompt import (
+    ChatMessage,
+    GenerationSpec,
+    Prompt,
+    PromptChat,
+    PromptText,
+    PromptTokens,
+)
+from fabric.core.sampling import SamplingOverrides
+from fabric.rpc.v1 import inference_pb2 as pb
+
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+    "n",
+)
+_STOPPING = ("max_tokens", "min_tokens", "include_stop", "ignore_eos")
+_OUTPUT = ("logprobs", "skip_special_tokens")
+
+
+def spec_from_proto(message: pb.GenerationSpec) -> GenerationSpec:
+    """Read what the client asks for; values are not checked against a model yet.
+
+    Raises:
+        InvalidRequest: There is no prompt.
+    """
+    return GenerationSpec(
+        model=message.model,
+        prompt=_prompt_from_proto(message),
+        sampling=_overrides_from_proto(message),
+        request_id=message.request_id,
+        priority=message.scheduling.priority,
+        cache_salt=message.cache.salt,
+    )
+
+
+def spec_to_proto(spec: GenerationSpec) -> pb.GenerationSpec:
+    """Write what the client asks for.
+
+    Raises:
+        InvalidRequest: A value doesn't fit its field's type; names the field.
+    """
+    message = pb.GenerationSpec(request_id=spec.request_id, model=spec.model)
+    set_prompt(message, spec.prompt)
+    asked = spec.sampling
+    _set_present(message.sampling, "sampling", asked, _SAMPLING)
+    _set_present(message.stopping, "stopping", asked, _STOPPING)
+    _set_present(message.output, "output", asked, _OUTPUT)
+    with _naming("sampling.logit_bias"):
+        message.sampling.logit_bias.update(asked.logit_bias)
+    with _naming("stopping.stop"):
+        message.stopping.stop.extend(asked.stop)
+    with _naming("stopping.stop_token_ids"):
+        message.stopping.stop_token_ids.extend(asked.stop_token_ids)
+    with _naming("scheduling.priority"):
+        message.scheduling.priority = spec.priority
+    message.cache.salt = spec.cache_salt
+    return message
+
+
+def chat_from_proto(message: pb.ChatPrompt) -> PromptChat:
+    """Read a conversation."""
+    opens_turn = not message.HasField("add_generation_prompt") or message.add_generation_prompt
+    return PromptChat(tuple(ChatMessage(m.role, m.content) for m in message.messages), opens_turn)
+
+
+def set_prompt(message: Any, prompt: Prompt) -> None:
+    """Set the prompt of a GenerationSpec or (text and chat only) of a TokenizeRequest.
+
+    Raises:
+        InvalidRequest: A token id is negative or too large for its field.
+    """
+    match prompt:
+        case PromptText(text):
+            message.text = text
+        case PromptTokens(token_ids):
+            message.token_ids.SetInParent()
+            with _naming("token_ids"):
+                message.token_ids.ids.extend(token_ids)
+        case PromptChat(messages, add_generation_prompt):
+            message.chat.add_generation_prompt = add_generation_prompt
+            for item in messages:
+                message.chat.messages.add(role=item.role, content=item.content)
+
+
+def _prompt_from_proto(message: pb.GenerationSpec) -> Prompt:
+    match message.WhichOneof("prompt"):
+        case "text":
+            return PromptText(message.text)
+        case "token_ids":
+            return PromptTokens(tuple(message.token_ids.ids))
+        case "chat":
+            return chat_from_proto(message.chat)
+    raise InvalidRequest.of("prompt", "is missing; give text, token_ids or chat")
+
+
+def _overrides_from_proto(message: pb.GenerationSpec) -> SamplingOverrides:
+    stopping = message.stopping
+    return SamplingOverrides(
+        **_present(message.sampling, _SAMPLING),
+        **_present(stopping, _STOPPING),
+        **_present(message.output, _OUTPUT),
+        logit_bias={token: _decimal(b) for token, b in message.sampling.logit_bias.items()},
+        stop=tuple(stopping.stop),
+        stop_token_ids=tuple(stopping.stop_token_ids),
+    )
+
+
+def _present(message: Any, names: Iterable[str]) -> dict[str, Any]:
+    values = {name: getattr(message, name) for name in names if message.HasField(name)}
+    return {k: _decimal(v) if isinstance(v, float) else v for k, v in values.items()}
+
+
+def _decimal(value: float) -> float:
+    """The number that the client wrote: a float32 of 0.7 is 0.699999988 as a float64."""
+    return float(f"{value:.7g}")
+
+
+def _set_present(message: Any, parent: str, asked: SamplingOverrides, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(asked, name)
+        if value is not None:
+            with _naming(f"{parent}.{name}"):
+                setattr(message, name, value)
+
+
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Turn protobuf's complaint about a value into one that names the field."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest.of(field, f"has a wrong value: {error}") from error
