@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from fabric.core.request import PositionLogprobs
+from fabric.core.errors import RequestError
+from fabric.core.request import FinishReason, PositionLogprobs, StopMatch, Timing, Usage
 from fabric.core.sampling import SamplingParams
 
 
@@ -11,7 +12,8 @@ class NewSequence:
     """A sequence that the workers don't know yet (or again, after preemption by recompute).
 
     ``token_ids`` are prompt and output tokens so far; the first ``num_prompt_tokens`` are the
-    prompt. ``block_ids`` is its whole block table.
+    prompt. ``block_ids`` is its whole block table, including the blocks that this iteration
+    needs: its ScheduledSequence brings no further change to the table.
     """
 
     key: int
@@ -46,7 +48,8 @@ class SchedulerOutput:
     """One iteration: what to forget, copy and learn, then what to compute.
 
     Workers handle the fields in this order: ``released`` (forget these keys), ``copies``
-    ((source block, target block) pairs), ``new_sequences``, ``scheduled``.
+    ((source block, target block) pairs, where no block is in two roles), ``new_sequences``,
+    ``scheduled``. With nothing scheduled, all fields are empty and there is nothing to do.
     """
 
     step: int
@@ -76,3 +79,36 @@ class StepResult:
 
     step: int
     sampled: tuple[SampledTokens, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceUpdate:
+    """What one iteration gave one sequence.
+
+    ``first_token`` is the number of the first of ``token_ids`` within the output, from 0. The
+    token that ended the sequence is among ``token_ids``.
+    """
+
+    request_id: str
+    key: int
+    index: int
+    first_token: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_match: StopMatch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnd:
+    """A request has ended and holds no block any more.
+
+    ``error`` is None if every sequence ended by itself; else ``unfinished`` names the sequences
+    (by index) that the error cut off, and what their finish reason is.
+    """
+
+    request_id: str
+    usage: Usage
+    timing: Timing
+    error: RequestError | None = None
+    unfinished: tuple[tuple[int, FinishReason], ...] = ()

@@ -1,0 +1,53 @@
+"""One iteration while it is being put together."""
+
+from fabric.kv.manager import Allocation, KVCacheManager
+from fabric.scheduler.output import NewSequence, ScheduledSequence, SchedulerOutput
+from fabric.scheduler.request import SequenceState
+
+
+class StepPlan:
+    """The sequences chosen so far, and the tokens that are left of the iteration's budget."""
+
+    __slots__ = ("_chosen", "budget")
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._chosen: dict[int, tuple[SequenceState, int, Allocation]] = {}
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def add(self, sequence: SequenceState, num_new_tokens: int, allocation: Allocation) -> None:
+        """Compute the next ``num_new_tokens`` tokens of a sequence."""
+        self.budget -= num_new_tokens
+        self._chosen[sequence.key] = (sequence, num_new_tokens, allocation)
+
+    def drop(self, key: int) -> None:
+        """Take a sequence out again, if it is in, and return its tokens to the budget."""
+        chosen = self._chosen.pop(key, None)
+        if chosen is not None:
+            self.budget += chosen[1]
+
+    def finish(self, step: int, kv: KVCacheManager, released: tuple[int, ...]) -> SchedulerOutput:
+        """Write the plan down for the workers."""
+        scheduled: list[ScheduledSequence] = []
+        introduced: list[NewSequence] = []
+        for sequence, num_new_tokens, allocation in self._chosen.values():
+            key, num_computed = sequence.key, sequence.num_computed_tokens
+            is_complete = num_computed + num_new_tokens == len(sequence.tokens)
+            num_samples = sequence.num_samples if is_complete else 0
+            sequence.step = step
+            if sequence.is_known:
+                new_blocks, replaced = allocation.new_block_ids, allocation.replaced_block
+            else:
+                new_blocks, replaced = (), None
+                introduced.append(sequence.introduce(kv.block_ids(key)))
+                sequence.is_known = True
+            scheduled.append(
+                ScheduledSequence(
+                    key, num_computed, num_new_tokens, num_samples, new_blocks, replaced
+                )
+            )
+        return SchedulerOutput(
+            step, tuple(scheduled), tuple(introduced), kv.take_copies(), released
+        )

@@ -1,0 +1,121 @@
+"""The scheduler's own state of a request and of its sequences."""
+
+from enum import Enum
+
+from fabric.core.errors import RequestError
+from fabric.core.request import FinishReason, GenerationRequest, Timing, Usage
+from fabric.kv.prefix import PrefixChain
+from fabric.scheduler.output import NewSequence, RequestEnd
+
+
+class SequenceStatus(Enum):
+    """Where a sequence is: only a running one holds blocks."""
+
+    NEW = "new"
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class RequestState:
+    """A request from its arrival to its end; times are seconds on the caller's clock.
+
+    ``sequences`` holds the live ones by index, ``unfinished`` the indices that haven't ended:
+    before the fork, sequence 0 stands for all of them.
+    """
+
+    __slots__ = (
+        "admitted_s", "arrival_s", "cached_tokens", "deadline_s", "first_token_s",
+        "num_output_tokens", "num_preemptions", "number", "sequences", "source", "unfinished",
+    )  # fmt: skip
+
+    def __init__(self, source: GenerationRequest, number: int, now: float) -> None:
+        self.source = source
+        self.number = number
+        self.arrival_s = now
+        self.deadline_s = None if source.timeout_s is None else now + source.timeout_s
+        self.admitted_s: float | None = None
+        self.first_token_s: float | None = None
+        self.cached_tokens = 0
+        self.num_output_tokens = 0
+        self.num_preemptions = 0
+        self.sequences: dict[int, SequenceState] = {}
+        self.unfinished = set(range(source.sampling.n))
+
+    def end(self, now: float, error: RequestError | None, reason: FinishReason) -> RequestEnd:
+        """What to tell about the request when it ends; ``reason`` is for unfinished sequences."""
+        return RequestEnd(
+            request_id=self.source.request_id,
+            usage=Usage(
+                len(self.source.prompt_token_ids), self.num_output_tokens, self.cached_tokens
+            ),
+            timing=self._timing(now),
+            error=error,
+            unfinished=tuple((index, reason) for index in sorted(self.unfinished)),
+        )
+
+    def _timing(self, now: float) -> Timing:
+        admitted = now if self.admitted_s is None else self.admitted_s
+        first_token = now if self.first_token_s is None else self.first_token_s
+        return Timing(
+            queue_s=admitted - self.arrival_s,
+            prefill_s=first_token - admitted,
+            ttft_s=first_token - self.arrival_s,
+            decode_s=now - first_token,
+            e2e_s=now - self.arrival_s,
+            num_preemptions=self.num_preemptions,
+        )
+
+
+class SequenceState:
+    """One sequence of a request: prompt and output tokens, and how many of them have KV.
+
+    ``num_samples`` tokens are sampled when all of its tokens are computed, and so many running
+    slots are reserved for it: n for a sequence that is still to fork, else 1. ``step`` is the
+    iteration that computes it now, 0 if none. ``is_known``: the workers have been told of it.
+    """
+
+    __slots__ = (
+        "chain", "index", "is_known", "key", "num_computed_tokens", "num_preemptions",
+        "num_prompt_tokens", "num_samples", "rank", "request", "status", "step", "tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self, key: int, index: int, request: RequestState, tokens: list[int], chain: PrefixChain
+    ) -> None:
+        self.key = key
+        self.index = index
+        self.request = request
+        self.tokens = tokens
+        self.chain = chain
+        self.num_prompt_tokens = len(request.source.prompt_token_ids)
+        self.num_computed_tokens = 0
+        self.num_samples = 1
+        self.num_preemptions = 0
+        self.status = SequenceStatus.NEW
+        self.rank: tuple[float, ...] = ()
+        self.step = 0
+        self.is_known = False
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens sampled so far."""
+        return len(self.tokens) - self.num_prompt_tokens
+
+    def fork(self, key: int, index: int) -> "SequenceState":
+        """A sibling with the same tokens, whose KV exists as far as this one's."""
+        tokens = self.tokens.copy()
+        child = SequenceState(key, index, self.request, tokens, self.chain.fork(tokens))
+        child.num_computed_tokens = self.num_computed_tokens
+        return child
+
+    def introduce(self, block_ids: tuple[int, ...]) -> NewSequence:
+        """All that the workers must know of the sequence."""
+        return NewSequence(
+            key=self.key,
+            index=self.index,
+            token_ids=tuple(self.tokens),
+            num_prompt_tokens=self.num_prompt_tokens,
+            sampling=self.request.source.sampling,
+            block_ids=block_ids,
+        )
