@@ -1,0 +1,119 @@
+"""Checkpoints: named tensors that are read one at a time."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fabric.core.errors import CheckpointError
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+
+
+class Checkpoint(Protocol):
+    """Named tensors on disk, under their Hugging Face names."""
+
+    def names(self) -> frozenset[str]:
+        """All tensors' names."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor in its stored dtype; quantized ones come as float32."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the files."""
+        ...
+
+
+class _Shard(Protocol):
+    """What we use of safetensors' untyped file handle."""
+
+    def keys(self) -> list[str]: ...
+    def get_tensor(self, name: str) -> Tensor: ...
+    def get_slice(self, name: str) -> "_Slice": ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class _Slice(Protocol):
+    def get_shape(self) -> list[int]: ...
+
+
+class SafetensorsCheckpoint:
+    """A folder's safetensors: model.safetensors, or the shards of its index."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open every file and check its header against its length.
+
+        Raises:
+            CheckpointError: A file is missing, truncated or malformed; names it.
+        """
+        indexed = _read_index(folder / INDEX_FILE)
+        files = sorted(set(indexed.values())) or [SINGLE_FILE]
+        self._shards = {file: _open_shard(folder / file) for file in files}
+        self._file_of = {name: file for file in files for name in self._shards[file].keys()}  # noqa: SIM118
+        absent = sorted(name for name in indexed if name not in self._file_of)
+        if absent:
+            raise CheckpointError(
+                f"{folder / INDEX_FILE} lists {absent[0]!r} and {len(absent) - 1} more tensors "
+                f"that its files don't have"
+            )
+
+    def names(self) -> frozenset[str]:
+        """All tensors' names."""
+        return frozenset(self._file_of)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        return tuple(self._shards[self._file_of[name]].get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor in its stored dtype."""
+        file = self._file_of[name]
+        try:
+            return self._shards[file].get_tensor(name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{file}: {name}: {error}") from error
+
+    def close(self) -> None:
+        """Close the files."""
+        for shard in self._shards.values():
+            shard.__exit__(None, None, None)
+
+
+def _open_shard(path: Path) -> _Shard:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        shard: _Shard = safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
+    return shard
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Tensor name to file name; empty where there is no index."""
+    if not path.is_file():
+        return {}
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        files = dict(index["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not an index of safetensors: {error!r}") from error
+    for file in files.values():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise CheckpointError(f"{path}: {file!r} is not a file of the same folder")
+    return files

@@ -1,0 +1,31 @@
+"""The model families that can be served, by the architecture that their configuration names."""
+
+import torch
+
+from fabric.core.errors import CheckpointError
+from fabric.models.config import ModelConfig
+from fabric.models.llama import LlamaForCausalLM
+from fabric.models.model import CausalModel
+from kernels.ops import Backend
+
+ARCHITECTURES = {"LlamaForCausalLM": LlamaForCausalLM}
+
+
+def check_architecture(architecture: str) -> None:
+    """Refuse an architecture that isn't here.
+
+    Raises:
+        CheckpointError: It isn't supported; names those that are.
+    """
+    if architecture not in ARCHITECTURES:
+        raise CheckpointError(
+            f"architecture {architecture!r} is not supported; "
+            f"supported: {', '.join(sorted(ARCHITECTURES))}"
+        )
+
+
+def build_model(
+    config: ModelConfig, backend: Backend, dtype: torch.dtype, max_model_len: int
+) -> CausalModel:
+    """Build an empty model for ``config``, whose architecture has been checked."""
+    return ARCHITECTURES[config.architecture](config, backend, dtype, max_model_len)

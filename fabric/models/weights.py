@@ -1,0 +1,77 @@
+"""Which checkpoint tensors make up which parameter, and whether a checkpoint has just those."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fabric.core.errors import CheckpointError
+from fabric.models.checkpoint import Checkpoint
+
+MAX_NAMES_SHOWN = 10
+# Older checkpoints store RoPE's frequencies, which follow from the configuration.
+IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPart:
+    """A checkpoint tensor and the shape it must have."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A parameter: its parts one below the other, in this order."""
+
+    parameter: str
+    parts: tuple[WeightPart, ...]
+
+    def read(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
+        """Read the parts and stack their rows."""
+        parts = [checkpoint.read(part.name) for part in self.parts]
+        wrong = [part.dtype for part in parts if not part.is_floating_point()]
+        if wrong:
+            raise CheckpointError(f"{self.parts[0].name} is {wrong[0]}; floats are needed")
+        return torch.cat([part.to(dtype) for part in parts])
+
+
+def check_weights(weights: Iterable[Weight], checkpoint: Checkpoint, spare: Iterable[str]) -> int:
+    """Check names and shapes of a whole checkpoint before anything is read.
+
+    Args:
+        weights: What the model needs.
+        checkpoint: What there is.
+        spare: Names that may be there without being used.
+
+    Returns:
+        The number of elements of all weights.
+
+    Raises:
+        CheckpointError: Tensors are missing, unused or mis-shaped; names them all at once.
+    """
+    needed = {part.name: part.shape for weight in weights for part in weight.parts}
+    present = {name for name in checkpoint.names() if not name.endswith(IGNORED_SUFFIXES)}
+    both = sorted(needed.keys() & present)
+    shapes = {name: checkpoint.shape(name) for name in both}
+    problems = {
+        "missing": sorted(needed.keys() - present),
+        "unused": sorted(present - needed.keys() - set(spare)),
+        "wrong shape": [
+            f"{name} {list(shapes[name])} instead of {list(needed[name])}"
+            for name in both
+            if shapes[name] != needed[name]
+        ],
+    }
+    found = [f"{problem}: {_shortened(names)}" for problem, names in problems.items() if names]
+    if found:
+        raise CheckpointError("the checkpoint doesn't fit the model; " + "; ".join(found))
+    return sum(torch.Size(shape).numel() for shape in needed.values())
+
+
+def _shortened(names: list[str]) -> str:
+    shown = ", ".join(names[:MAX_NAMES_SHOWN])
+    rest = len(names) - MAX_NAMES_SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown
