@@ -1,27 +1,67 @@
 """The two build steps that pyproject.toml cannot express: gRPC stubs and C++ kernels."""
 
+import platform
 import runpy
 from pathlib import Path
-from typing import Any
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 CSRC = Path("kernels/cpu/csrc")
+COMMON_SOURCES = ("bindings.cpp", "cache.cpp")
+ISA_SOURCES = ("attention.cpp", "layers.cpp", "linear.cpp", "table.cpp")
+ISA_FLAGS = {"portable": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
+    avx512 = ("f", "bw", "vl", "dq", "bf16")
+    ISA_FLAGS["avx512"] = ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in avx512)]
+
+# No contraction: where a multiply and an add are fused is part of the kernels' contract.
+FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fvisibility=hidden", "-ffp-contract=off"]
+# GCC warns of the ABI of wide vectors (all inlined) and of its own AVX-512 headers.
+FLAGS += ["-Wno-psabi", "-Wno-maybe-uninitialized"]
 
 
 class BuildStubs(build_py):
-    def run(self) -> None:
+    def run(self):
         runpy.run_path("protos/generate.py", run_name="__main__")
         super().run()
 
 
 class BuildKernels(build_ext):
-    """Compiles the kernel sources once for each instruction set; the choice is made at run time."""
+    """Compiles the algorithms once for each instruction set; the choice is made at run time."""
 
-    def build_extension(self, ext: Any) -> None:
-        super().build_extension(ext)
+    def build_extension(self, ext):
+        import pybind11
+
+        include_dirs = [pybind11.get_include(), *self.compiler.include_dirs]
+        objects = self._compile(COMMON_SOURCES, [], include_dirs, "common")
+        for isa, flags in ISA_FLAGS.items():
+            objects += self._compile(ISA_SOURCES, [f"-DKERNEL_ISA={isa}", *flags], [], isa)
+        target = self.get_ext_fullpath(ext.name)
+        self.compiler.link_shared_object(
+            objects, target, extra_postargs=["-fopenmp"], target_lang="c++"
+        )
+
+    def _compile(self, sources, flags, include_dirs, folder):
+        return self.compiler.compile(
+            [str(CSRC / source) for source in sources],
+            output_dir=str(Path(self.build_temp) / folder),
+            include_dirs=include_dirs,
+            extra_postargs=[*FLAGS, *flags],
+        )
 
 
-setup(cmdclass={"build_py": BuildStubs, "build_ext": BuildKernels}, ext_modules=[])
+setup(
+    cmdclass={"build_py": BuildStubs, "build_ext": BuildKernels},
+    # Optional: a machine without a compiler can still install the client.
+    ext_modules=[
+        Extension(
+            "kernels.cpu._kernels",
+            sources=[str(CSRC / name) for name in COMMON_SOURCES + ISA_SOURCES],
+            depends=[str(CSRC / name) for name in ("kernels.h", "simd.h", "cache.h")],
+            optional=True,
+        )
+    ],
+)

@@ -1,0 +1,94 @@
+"""The C++ extension (csrc/bindings.cpp). Addresses are Tensor.data_ptr(), strides in elements."""
+
+def supported_isas() -> list[str]: ...
+
+class Kernels:
+    def __init__(self, isa: str, num_threads: int) -> None: ...
+    def packed_rows(self, rows: int) -> int: ...
+    def pack_linear(
+        self, bf16: bool, weight: int, rows: int, columns: int, stride: int, packed: int
+    ) -> None: ...
+    def linear(
+        self,
+        bf16: bool,
+        x: int,
+        rows: int,
+        columns: int,
+        stride: int,
+        weight: int,
+        out_columns: int,
+        out: int,
+    ) -> None: ...
+    def rms_norm(
+        self,
+        bf16: bool,
+        x: int,
+        rows: int,
+        columns: int,
+        stride: int,
+        residual: int,
+        weight: int,
+        out: int,
+        eps: float,
+    ) -> None: ...
+    def rope(
+        self,
+        bf16: bool,
+        x: int,
+        rows: int,
+        columns: int,
+        stride: int,
+        head_dim: int,
+        positions: int,
+        cos_sin: int,
+        max_len: int,
+    ) -> None: ...
+    def silu_and_mul(
+        self, bf16: bool, gate_up: int, rows: int, columns: int, stride: int, out: int
+    ) -> None: ...
+    def store_kv(
+        self,
+        bf16: bool,
+        key: int,
+        key_stride: int,
+        value: int,
+        value_stride: int,
+        kv_cache: int,
+        kv_shape: tuple[int, ...],
+        block_stride: int,
+        layer: int,
+        slots: int,
+        num_tokens: int,
+    ) -> None: ...
+    def paged_attention(
+        self,
+        bf16: bool,
+        query: int,
+        query_stride: int,
+        num_heads: int,
+        out: int,
+        kv_cache: int,
+        kv_shape: tuple[int, ...],
+        block_stride: int,
+        layer: int,
+        positions: int,
+        query_start: int,
+        context_lens: int,
+        block_tables: int,
+        num_tokens: int,
+        num_seqs: int,
+        max_blocks: int,
+        scale: float,
+    ) -> None: ...
+    def copy_blocks(
+        self,
+        source: int,
+        num_source_blocks: int,
+        source_stride_bytes: int,
+        target: int,
+        num_target_blocks: int,
+        target_stride_bytes: int,
+        block_bytes: int,
+        pairs: int,
+        num_pairs: int,
+    ) -> None: ...

@@ -1,0 +1,208 @@
+"""The operations on CPU tensors by the C++ extension, in place and in one fixed order for each row.
+
+The checks here are what keeps the extension, which sees only addresses, inside its tensors. They
+cost a few microseconds a call together.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.cpu import _kernels
+from kernels.cpu.checks import (
+    check_batch,
+    check_blocks,
+    check_cache,
+    check_heads,
+    check_like,
+    check_matrix,
+    describe,
+)
+from kernels.ops import PackedLinear, RaggedBatch, ShapeError
+
+
+class CpuBackend:
+    """Backend for float32 and bfloat16 on the host.
+
+    Args:
+        num_threads: OpenMP threads of a call; small calls use one.
+        isa: The build to use, by default the best that the processor runs.
+
+    Raises:
+        ValueError: ``isa`` is not one that this processor runs; the message names those.
+    """
+
+    def __init__(self, num_threads: int, isa: str | None = None) -> None:
+        if num_threads < 1:
+            raise ValueError(f"num_threads is {num_threads}; at least 1 is needed")
+        self.isa: str = isa or _kernels.supported_isas()[0]
+        self._kernels = _kernels.Kernels(self.isa, num_threads)
+
+    def pack_linear(self, weight: Tensor) -> PackedLinear:
+        """Pack into panels of columns; rows and an odd last column are padded with zeros."""
+        is_bf16 = check_matrix("weight", weight)
+        rows, columns = weight.shape
+        depth = columns + columns % 2 if is_bf16 else columns
+        data = torch.empty((self._kernels.packed_rows(rows), depth), dtype=weight.dtype)
+        self._kernels.pack_linear(
+            is_bf16, weight.data_ptr(), rows, columns, weight.stride(0), data.data_ptr()
+        )
+        return PackedLinear(data, rows, columns, weight.dtype)
+
+    def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
+        """One chain of multiply-adds over ``in_features`` for each output element."""
+        is_bf16 = check_matrix("x", x)
+        rows, columns = x.shape
+        if columns != weight.in_features or x.dtype is not weight.dtype:
+            raise ShapeError(
+                f"x is {describe(x)}; the weight takes {weight.dtype}[*, {weight.in_features}]"
+            )
+        out = torch.empty((rows, weight.out_features), dtype=x.dtype)
+        self._kernels.linear(
+            is_bf16,
+            x.data_ptr(),
+            rows,
+            columns,
+            x.stride(0),
+            weight.data.data_ptr(),
+            weight.out_features,
+            out.data_ptr(),
+        )
+        return out
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Norm of each row."""
+        return self._norm(x, None, weight, eps)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Add to the residual, then norm what was stored there."""
+        check_like("residual", residual, x.shape, x.dtype)
+        return self._norm(x, residual, weight, eps)
+
+    def _norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+        is_bf16 = check_matrix("x", x)
+        rows, columns = x.shape
+        check_like("norm weight", weight, (columns,), x.dtype)
+        out = torch.empty((rows, columns), dtype=x.dtype)
+        self._kernels.rms_norm(
+            is_bf16,
+            x.data_ptr(),
+            rows,
+            columns,
+            x.stride(0),
+            0 if residual is None else residual.data_ptr(),
+            weight.data_ptr(),
+            out.data_ptr(),
+            eps,
+        )
+        return out
+
+    def rope(self, query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor) -> None:
+        """Rotate the pairs (i, i + head_dim / 2)."""
+        max_len, head_dim = cos_sin.shape
+        check_like("cos_sin", cos_sin, (max_len, head_dim), torch.float32)
+        for name, x in (("query", query), ("key", key)):
+            is_bf16 = check_heads(name, x)
+            rows, heads, size = x.shape
+            if size != head_dim or head_dim % 2:
+                raise ShapeError(f"{name} is {describe(x)}, cos_sin {describe(cos_sin)}")
+            check_like("positions", positions, (rows,), torch.int32)
+            self._kernels.rope(
+                is_bf16,
+                x.data_ptr(),
+                rows,
+                heads * head_dim,
+                x.stride(0),
+                head_dim,
+                positions.data_ptr(),
+                cos_sin.data_ptr(),
+                max_len,
+            )
+
+    def silu_and_mul(self, gate_up: Tensor) -> Tensor:
+        """``silu(gate) * up`` of each row."""
+        is_bf16 = check_matrix("gate_up", gate_up)
+        rows, columns = gate_up.shape
+        if columns % 2:
+            raise ShapeError(f"gate_up is {describe(gate_up)}; its columns must be even")
+        out = torch.empty((rows, columns // 2), dtype=gate_up.dtype)
+        self._kernels.silu_and_mul(
+            is_bf16, gate_up.data_ptr(), rows, columns, gate_up.stride(0), out.data_ptr()
+        )
+        return out
+
+    def store_kv(
+        self, key: Tensor, value: Tensor, kv_cache: Tensor, layer: int, slots: Tensor
+    ) -> None:
+        """Copy each token's heads to their slots; a slot outside the cache is an IndexError."""
+        is_bf16 = check_heads("key", key)
+        check_heads("value", value)
+        check_cache(kv_cache, layer, key)
+        num_tokens, num_kv_heads, _ = key.shape
+        check_like("slots", slots, (num_tokens,), torch.int64)
+        if value.shape != key.shape or value.dtype is not key.dtype:
+            raise ShapeError(f"key is {describe(key)}, value {describe(value)}")
+        if num_kv_heads != kv_cache.shape[3]:
+            raise ShapeError(f"key is {describe(key)}, kv_cache {describe(kv_cache)}")
+        self._kernels.store_kv(
+            is_bf16,
+            key.data_ptr(),
+            key.stride(0),
+            value.data_ptr(),
+            value.stride(0),
+            kv_cache.data_ptr(),
+            kv_cache.shape,
+            kv_cache.stride(0),
+            layer,
+            slots.data_ptr(),
+            num_tokens,
+        )
+
+    def paged_attention(
+        self, query: Tensor, kv_cache: Tensor, layer: int, batch: RaggedBatch, scale: float
+    ) -> Tensor:
+        """Online softmax over tiles of 32 keys; ids outside the cache are an IndexError."""
+        is_bf16 = check_heads("query", query)
+        check_cache(kv_cache, layer, query)
+        num_tokens, num_heads, _ = query.shape
+        num_seqs, max_blocks = check_batch(batch, num_tokens)
+        out = torch.empty(query.shape, dtype=query.dtype)
+        self._kernels.paged_attention(
+            is_bf16,
+            query.data_ptr(),
+            query.stride(0),
+            num_heads,
+            out.data_ptr(),
+            kv_cache.data_ptr(),
+            kv_cache.shape,
+            kv_cache.stride(0),
+            layer,
+            batch.positions.data_ptr(),
+            batch.query_start.data_ptr(),
+            batch.context_lens.data_ptr(),
+            batch.block_tables.data_ptr(),
+            num_tokens,
+            num_seqs,
+            max_blocks,
+            scale,
+        )
+        return out
+
+    def copy_blocks(self, source: Tensor, target: Tensor, pairs: Tensor) -> None:
+        """Copy blocks' bytes; no block may be a target twice, or a source and a target."""
+        check_blocks("source", source)
+        check_blocks("target", target)
+        if source.shape[1:] != target.shape[1:] or source.dtype is not target.dtype:
+            raise ShapeError(f"source is {describe(source)}, target {describe(target)}")
+        check_like("pairs", pairs, (pairs.shape[0], 2), torch.int64)
+        element = source.element_size()
+        self._kernels.copy_blocks(
+            source.data_ptr(),
+            source.shape[0],
+            source.stride(0) * element,
+            target.data_ptr(),
+            target.shape[0],
+            target.stride(0) * element,
+            source[0].numel() * element,
+            pairs.data_ptr(),
+            pairs.shape[0],
+        )

@@ -1,0 +1,95 @@
+"""Checks of operands before their addresses are handed to the extension; each names what it got."""
+
+import torch
+from torch import Tensor
+
+from kernels.ops import RaggedBatch, ShapeError
+
+MAX_HEAD_DIM = 256
+_IS_BF16 = {torch.float32: False, torch.bfloat16: True}
+
+
+def describe(x: Tensor) -> str:
+    """A tensor's device, dtype, shape and strides, for messages."""
+    return f"{x.device} {x.dtype}{list(x.shape)} with strides {list(x.stride())}"
+
+
+def check_dtype(name: str, x: Tensor) -> bool:
+    """Check that a tensor is on the host, in float32 or bfloat16; say whether in bfloat16."""
+    is_bf16 = _IS_BF16.get(x.dtype)
+    if is_bf16 is None or not x.is_cpu:
+        raise ShapeError(f"{name} is {describe(x)}; a float32 or bfloat16 CPU tensor is needed")
+    return is_bf16
+
+
+def check_matrix(name: str, x: Tensor) -> bool:
+    """Check ``[rows, columns]`` with contiguous columns; say whether in bfloat16."""
+    if x.dim() != 2 or x.stride(1) != 1:
+        raise ShapeError(f"{name} is {describe(x)}; a matrix with contiguous rows is needed")
+    return check_dtype(name, x)
+
+
+def check_like(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Check that a tensor is contiguous on the host and has this shape and dtype."""
+    if x.shape != shape or x.dtype is not dtype or not (x.is_contiguous() and x.is_cpu):
+        raise ShapeError(f"{name} is {describe(x)}; contiguous {dtype}{list(shape)} is needed")
+
+
+def check_heads(name: str, x: Tensor) -> bool:
+    """Check ``[num_tokens, num_heads, head_dim]`` with contiguous heads; say whether bfloat16."""
+    _, num_heads, head_dim = x.shape if x.dim() == 3 else (0, 0, 0)
+    strides = x.stride()
+    if (
+        not 0 < head_dim <= MAX_HEAD_DIM
+        or strides[2] != 1
+        or (strides[1] != head_dim and num_heads != 1)
+    ):
+        raise ShapeError(
+            f"{name} is {describe(x)}; [num_tokens, num_heads, head_dim] with contiguous heads "
+            f"of up to {MAX_HEAD_DIM} is needed"
+        )
+    return check_dtype(name, x)
+
+
+def check_blocks(name: str, kv_cache: Tensor) -> None:
+    """Check that every block is contiguous; blocks may lie at any distance."""
+    shape = kv_cache.shape
+    if len(shape) == 6 and shape[2] == 2:
+        _, _, _, heads, block_size, head_dim = shape
+        head = block_size * head_dim
+        inner = (2 * heads * head, heads * head, head, head_dim, 1)
+        if kv_cache.stride()[1:] == inner and kv_cache.is_cpu:
+            return
+    raise ShapeError(
+        f"{name} is {describe(kv_cache)}; [num_blocks, num_layers, 2, num_kv_heads, block_size, "
+        f"head_dim] with contiguous blocks on the host is needed"
+    )
+
+
+def check_cache(kv_cache: Tensor, layer: int, x: Tensor) -> None:
+    """Check a cache, that it has the layer, and that ``x``'s heads fit its heads."""
+    check_blocks("kv_cache", kv_cache)
+    shape = kv_cache.shape
+    if (
+        not 0 <= layer < shape[1]
+        or kv_cache.dtype is not x.dtype
+        or x.shape[2] != shape[5]
+        or x.shape[1] % shape[3]
+    ):
+        raise ShapeError(
+            f"heads are {describe(x)}; kv_cache is {describe(kv_cache)}, its layer {layer} is used"
+        )
+
+
+def check_batch(batch: RaggedBatch, num_tokens: int) -> tuple[int, int]:
+    """Check a batch's shapes; return its number of sequences and the width of its block tables.
+
+    What the tensors say is checked by the extension.
+    """
+    num_seqs, max_blocks = batch.block_tables.shape
+    int32 = torch.int32
+    check_like("positions", batch.positions, (num_tokens,), int32)
+    check_like("query_start", batch.query_start, (num_seqs + 1,), int32)
+    check_like("context_lens", batch.context_lens, (num_seqs,), int32)
+    check_like("block_tables", batch.block_tables, (num_seqs, max_blocks), int32)
+    return num_seqs, max_blocks

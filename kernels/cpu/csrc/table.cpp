@@ -1,0 +1,10 @@
+// The functions of one instruction set, for the choice at run time.
+#include "kernels.h"
+
+namespace KERNEL_ISA {
+
+extern const Table table;
+const Table table = {panel_width, pack_linear,  linear,         rms_norm,
+                     rope,        silu_and_mul, paged_attention};
+
+}  // namespace KERNEL_ISA

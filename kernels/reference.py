@@ -1,0 +1,102 @@
+"""The operations in plain torch, for any device: what the other backends must compute."""
+
+import torch
+from torch import Tensor
+
+from kernels.ops import PackedLinear, RaggedBatch, ShapeError
+
+
+class ReferenceBackend:
+    """The specification of the operations' values, though not of their rounding.
+
+    It is written to be read. It gathers blocks and leaves the order of sums to torch, so it is
+    neither fast nor row-invariant to the last bit.
+    """
+
+    def pack_linear(self, weight: Tensor) -> PackedLinear:
+        """Keep the weight as it is."""
+        out_features, in_features = weight.shape
+        return PackedLinear(weight, out_features, in_features, weight.dtype)
+
+    def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
+        """``x @ weight.T``."""
+        if x.shape[-1] != weight.in_features or x.dtype != weight.dtype:
+            raise ShapeError(
+                f"x is {x.dtype}{list(x.shape)}; the weight takes {weight.dtype}"
+                f"[num_tokens, {weight.in_features}]"
+            )
+        return (x.float() @ weight.data.float().T).to(x.dtype)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """``x / rms(x) * weight``."""
+        wide = x.float()
+        mean_square = wide.square().mean(dim=-1, keepdim=True)
+        return (wide * torch.rsqrt(mean_square + eps) * weight.float()).to(x.dtype)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Add to the residual, then norm what was stored there."""
+        residual += x
+        return self.rms_norm(residual, weight, eps)
+
+    def rope(self, query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor) -> None:
+        """Rotate the pairs (i, i + head_dim / 2)."""
+        cos, sin = cos_sin[positions.long()].unsqueeze(1).chunk(2, dim=-1)
+        for x in (query, key):
+            first, second = x.float().chunk(2, dim=-1)
+            x.copy_(torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1))
+
+    def silu_and_mul(self, gate_up: Tensor) -> Tensor:
+        """``silu(gate) * up``."""
+        gate, up = gate_up.float().chunk(2, dim=-1)
+        return (torch.nn.functional.silu(gate) * up).to(gate_up.dtype)
+
+    def store_kv(
+        self, key: Tensor, value: Tensor, kv_cache: Tensor, layer: int, slots: Tensor
+    ) -> None:
+        """Write by (block, offset)."""
+        block_size = kv_cache.shape[4]
+        blocks, offsets = slots // block_size, slots % block_size
+        kv_cache[blocks, layer, 0, :, offsets] = key
+        kv_cache[blocks, layer, 1, :, offsets] = value
+
+    def paged_attention(
+        self, query: Tensor, kv_cache: Tensor, layer: int, batch: RaggedBatch, scale: float
+    ) -> Tensor:
+        """Gather each sequence's keys and values, mask later positions, softmax."""
+        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        starts = batch.query_start.tolist()
+        for i, context_len in enumerate(batch.context_lens.tolist()):
+            tokens = slice(starts[i], starts[i + 1])
+            keys, values = _gather_kv(kv_cache, layer, batch.block_tables[i], context_len)
+            group = query.shape[1] // keys.shape[1]
+            keys = keys.repeat_interleave(group, dim=1)
+            values = values.repeat_interleave(group, dim=1)
+            scores = torch.einsum("thd,khd->htk", query[tokens].float(), keys) * scale
+            key_positions = torch.arange(context_len, device=query.device)
+            is_later = key_positions[None, :] > batch.positions[tokens, None]
+            weights = scores.masked_fill(is_later, float("-inf")).softmax(dim=-1)
+            out[tokens] = torch.einsum("htk,khd->thd", weights, values).to(query.dtype)
+        return out
+
+    def copy_blocks(self, source: Tensor, target: Tensor, pairs: Tensor) -> None:
+        """Copy by block id."""
+        if source.shape[1:] != target.shape[1:] or source.dtype != target.dtype:
+            raise ShapeError(
+                f"blocks of {source.dtype}{list(source.shape[1:])} don't fit "
+                f"{target.dtype}{list(target.shape[1:])}"
+            )
+        target[pairs[:, 1].to(target.device)] = source[pairs[:, 0].to(source.device)].to(
+            target.device
+        )
+
+
+def _gather_kv(
+    kv_cache: Tensor, layer: int, block_table: Tensor, context_len: int
+) -> tuple[Tensor, Tensor]:
+    """One sequence's keys and values in float32, each ``[context_len, num_kv_heads, head_dim]``."""
+    block_size = kv_cache.shape[4]
+    positions = torch.arange(context_len, device=kv_cache.device)
+    blocks = block_table[positions // block_size].long()
+    offsets = positions % block_size
+    keys, values = (kv_cache[blocks, layer, half, :, offsets].float() for half in (0, 1))
+    return keys, values
