@@ -1,1 +1,78 @@
-"""The client SDK: an async client over gRPC and a sync portal over it."""
+"""The client SDK: talk to a fabric over gRPC. Needs only grpcio and protobuf."""
+
+from fabric.client.aio import AsyncClient
+from fabric.client.channel import TlsOptions
+from fabric.client.options import GenerateOptions, PromptLike
+from fabric.client.results import DrainOutcome, Tokenized
+from fabric.client.retry import RetryPolicy
+from fabric.client.stream import AsyncGenerationStream
+from fabric.client.sync import Client, GenerationStream
+from fabric.core.errors import (
+    DeadlineExceeded,
+    FabricError,
+    FieldViolation,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    ProtocolError,
+    RequestCancelled,
+    RequestError,
+    Unauthenticated,
+    Unavailable,
+)
+from fabric.core.generation import Completed, Generation, Sequence, Started, StreamEvent
+from fabric.core.prompt import ChatMessage
+from fabric.core.request import (
+    FinishReason,
+    PositionLogprobs,
+    SequenceDelta,
+    StopMatch,
+    Timing,
+    TokenLogprob,
+    Usage,
+)
+from fabric.core.status import FabricStatus, GroupState, GroupStatus, ModelState, ModelStatus
+
+__all__ = [
+    "AsyncClient",
+    "AsyncGenerationStream",
+    "ChatMessage",
+    "Client",
+    "Completed",
+    "DeadlineExceeded",
+    "DrainOutcome",
+    "FabricError",
+    "FabricStatus",
+    "FieldViolation",
+    "FinishReason",
+    "GenerateOptions",
+    "Generation",
+    "GenerationStream",
+    "GroupState",
+    "GroupStatus",
+    "InternalError",
+    "InvalidRequest",
+    "ModelNotFound",
+    "ModelState",
+    "ModelStatus",
+    "Overloaded",
+    "PositionLogprobs",
+    "PromptLike",
+    "ProtocolError",
+    "RequestCancelled",
+    "RequestError",
+    "RetryPolicy",
+    "Sequence",
+    "SequenceDelta",
+    "Started",
+    "StopMatch",
+    "StreamEvent",
+    "Timing",
+    "TlsOptions",
+    "TokenLogprob",
+    "Tokenized",
+    "Unauthenticated",
+    "Unavailable",
+    "Usage",
+]

@@ -55,3 +55,8 @@ class Generation:
     usage: Usage
     timing: Timing
     seed: int
+
+    @property
+    def text(self) -> str:
+        """The first sequence's text."""
+        return self.sequences[0].text

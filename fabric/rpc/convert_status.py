@@ -1,0 +1,116 @@
+"""What runs, as protobuf messages and as values, both ways."""
+
+from fabric.core.request import LoadReport, ModelCard
+from fabric.core.status import FabricStatus, GroupState, GroupStatus, ModelState, ModelStatus
+from fabric.rpc.convert_output import duration, seconds
+from fabric.rpc.v1 import control_pb2, inference_pb2
+
+_TO_MODEL_STATE = {
+    ModelState.LOADING: inference_pb2.MODEL_STATE_LOADING,
+    ModelState.READY: inference_pb2.MODEL_STATE_READY,
+    ModelState.DRAINING: inference_pb2.MODEL_STATE_DRAINING,
+}
+_FROM_MODEL_STATE = {number: state for state, number in _TO_MODEL_STATE.items()}
+
+_TO_GROUP_STATE = {
+    GroupState.DOWN: control_pb2.DEVICE_GROUP_STATE_DOWN,
+    GroupState.READY: control_pb2.DEVICE_GROUP_STATE_READY,
+    GroupState.DRAINING: control_pb2.DEVICE_GROUP_STATE_DRAINING,
+    GroupState.STALLED: control_pb2.DEVICE_GROUP_STATE_STALLED,
+}
+_FROM_GROUP_STATE = {number: state for state, number in _TO_GROUP_STATE.items()}
+
+# Of a LoadReport; stalled_s is the one that has another form.
+_COUNTS = (
+    "num_running",
+    "num_waiting",
+    "num_free_blocks",
+    "num_blocks",
+    "num_cached_blocks",
+    "num_steps",
+    "num_tokens",
+    "num_preemptions",
+    "prefix_hit_tokens",
+    "prefix_query_tokens",
+)
+
+
+def model_to_proto(status: ModelStatus) -> inference_pb2.Model:
+    """Write a served model; where its tokenizer lies stays with the server."""
+    card = status.card
+    return inference_pb2.Model(
+        id=card.model,
+        state=_TO_MODEL_STATE[status.state],
+        source=card.source,
+        architecture=card.architecture,
+        dtype=card.dtype,
+        max_model_len=card.max_model_len,
+        vocab_size=card.vocab_size,
+        num_parameters=card.num_parameters,
+        groups=status.groups,
+    )
+
+
+def model_from_proto(message: inference_pb2.Model) -> ModelStatus:
+    """Read a served model; a state that we don't know counts as loading."""
+    card = ModelCard(
+        model=message.id,
+        tokenizer_path="",
+        max_model_len=message.max_model_len,
+        vocab_size=message.vocab_size,
+        dtype=message.dtype,
+        architecture=message.architecture,
+        num_parameters=message.num_parameters,
+        source=message.source,
+    )
+    state = _FROM_MODEL_STATE.get(message.state, ModelState.LOADING)
+    return ModelStatus(card, state, tuple(message.groups))
+
+
+def fabric_status_to_proto(status: FabricStatus) -> control_pb2.StatusResponse:
+    """Write what runs."""
+    return control_pb2.StatusResponse(
+        version=status.version,
+        uptime=duration(status.uptime_s),
+        groups=map(_group_to_proto, status.groups),
+        num_inflight=status.num_inflight,
+        outcomes=dict(status.outcomes),
+        draining=status.draining,
+    )
+
+
+def fabric_status_from_proto(message: control_pb2.StatusResponse) -> FabricStatus:
+    """Read what runs."""
+    return FabricStatus(
+        version=message.version,
+        uptime_s=seconds(message.uptime),
+        groups=tuple(map(_group_from_proto, message.groups)),
+        num_inflight=message.num_inflight,
+        outcomes=dict(message.outcomes),
+        draining=message.draining,
+    )
+
+
+def _group_to_proto(group: GroupStatus) -> control_pb2.DeviceGroupStatus:
+    load = group.load
+    return control_pb2.DeviceGroupStatus(
+        name=group.name,
+        address=group.address,
+        epoch=group.epoch,
+        state=_TO_GROUP_STATE[group.state],
+        models=group.models,
+        stalled=duration(load.stalled_s) if load.stalled_s > 0 else None,
+        **{name: getattr(load, name) for name in _COUNTS},
+    )
+
+
+def _group_from_proto(message: control_pb2.DeviceGroupStatus) -> GroupStatus:
+    counts = {name: getattr(message, name) for name in _COUNTS}
+    return GroupStatus(
+        name=message.name,
+        address=message.address,
+        epoch=message.epoch,
+        state=_FROM_GROUP_STATE.get(message.state, GroupState.DOWN),
+        models=tuple(message.models),
+        load=LoadReport(stalled_s=seconds(message.stalled), **counts),
+    )
