@@ -1,0 +1,128 @@
+"""One device group as the router sees it: a connection that comes back, and its streams."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fabric.core.errors import InvalidRequest, ProtocolError, Unavailable
+from fabric.core.request import GenerationRequest, LoadReport, ServedModel
+from fabric.router.connection import Connection, GroupAddress, LinkOptions
+from fabric.router.mailbox import Mailbox
+from fabric.rpc.frames import FrameCodec
+from fabric.rpc.link import Link
+
+logger = logging.getLogger(__name__)
+
+
+class GroupLink:
+    """Keeps a connection to one incarnation of a group, and carries requests over it.
+
+    When the connection drops, the streams on it end with Unavailable at once, and it is dialled
+    again, more and more slowly.
+    """
+
+    def __init__(
+        self,
+        address: GroupAddress,
+        options: LinkOptions,
+        codec: FrameCodec,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.address = address
+        self._options = options
+        self._codec = codec
+        self._on_change = on_change
+        self._connection: Connection | None = None
+        self._is_draining = False
+        self._task = asyncio.create_task(self._stay_connected())
+
+    async def stop(self) -> None:
+        """Close the connection; streams on it end with Unavailable."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the group has been greeted and the connection stands."""
+        return self._connection is not None and self._connection.is_ready
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the group takes nothing new."""
+        connection = self._connection
+        return self._is_draining or (connection is not None and connection.is_draining)
+
+    @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """What the group serves; nothing while it is not connected."""
+        return self._connection.models if self._connection is not None else ()
+
+    @property
+    def epoch(self) -> int:
+        """The incarnation that is connected, or else the one that is looked for."""
+        return self._connection.epoch if self._connection is not None else self.address.epoch
+
+    @property
+    def load(self) -> LoadReport:
+        """The group's last report; zeros while it is not connected."""
+        return self._connection.load if self._connection is not None else LoadReport()
+
+    def silent_s(self) -> float:
+        """Seconds since the group was last heard of; 0 while it is not connected."""
+        return self._connection.silent_s() if self._connection is not None else 0.0
+
+    def drain(self) -> None:
+        """Ask the group to take nothing new, from any router."""
+        self._is_draining = True
+        if self._connection is not None:
+            self._connection.drain()
+
+    @contextmanager
+    def open(self, request: GenerationRequest) -> Iterator[Mailbox]:
+        """Submit a request; leaving the context before the end cancels it.
+
+        Raises:
+            Unavailable: The group is not connected.
+            InvalidRequest: The request doesn't fit in a frame.
+        """
+        connection = self._connection
+        if connection is None or not connection.is_ready:
+            raise Unavailable(f"device group {self.address.name} is not connected", 1.0)
+        try:
+            stream, mailbox = connection.submit(request)
+        except ProtocolError as error:
+            raise InvalidRequest.of("prompt", f"is too large: {error.message}") from error
+        try:
+            yield mailbox
+        finally:
+            connection.leave(stream)
+
+    async def _stay_connected(self) -> None:
+        backoff_s = self._options.min_backoff_s
+        while True:
+            connection = Connection(self.address, self._options, self._on_change)
+            try:
+                await self._dial(connection)
+                self._connection = connection
+                self._on_change()
+                backoff_s = self._options.min_backoff_s
+                await connection.wait_closed(self._options.silence_s)
+            except (OSError, TimeoutError, ProtocolError) as error:
+                logger.debug("device group %s: %s", self.address.name, error)
+            finally:
+                connection.abort("the router gives the connection up")
+                self._connection = None
+                self._on_change()
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, self._options.max_backoff_s)
+
+    async def _dial(self, connection: Connection) -> None:
+        async with asyncio.timeout(self._options.greeting_timeout_s):
+            await asyncio.get_running_loop().create_connection(
+                lambda: Link(connection, self._codec),
+                self.address.host,
+                self.address.port,
+                ssl=self._options.tls,
+            )
+            await connection.wait_ready()
