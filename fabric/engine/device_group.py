@@ -1,0 +1,49 @@
+"""A device group's process: an engine on its thread, and the link that routers connect to."""
+
+import asyncio
+from typing import Self
+
+from fabric.core.clock import MonotonicClock
+from fabric.engine.build import build_engine
+from fabric.engine.engine_loop import EngineLoop
+from fabric.engine.link_server import LinkServer, LinkSettings
+from fabric.engine.settings import EngineSettings
+from fabric.models.progress import Progress
+
+
+class DeviceGroup:
+    """An engine behind a link; made by :meth:`start`."""
+
+    def __init__(self, loop: EngineLoop, link: LinkServer, address: tuple[str, int]) -> None:
+        self._loop = loop
+        self._link = link
+        self.address = address
+
+    @classmethod
+    async def start(
+        cls, settings: EngineSettings, link_settings: LinkSettings, progress: Progress | None = None
+    ) -> Self:
+        """Load the model off the event loop, then listen and serve.
+
+        Raises:
+            SourceError: The weights can't be fetched.
+            CheckpointError: They don't fit the model.
+            ConfigError: The KV memory doesn't hold one block.
+        """
+        clock = MonotonicClock()
+        built = await asyncio.to_thread(build_engine, settings, progress, clock)
+        loop = EngineLoop(built.engine, (built.served,), clock)
+        link = LinkServer(loop, link_settings)
+        address = await link.start()
+        loop.start(link.publish)
+        return cls(loop, link, address)
+
+    @property
+    def failure(self) -> str | None:
+        """What ended the engine, if it failed."""
+        return self._loop.failure
+
+    async def stop(self) -> None:
+        """End the engine and the link; unfinished requests end with Unavailable."""
+        await asyncio.to_thread(self._loop.stop)
+        await self._link.stop()

@@ -1,0 +1,65 @@
+"""A device group's engine: scheduler, executor and text, one iteration at a time."""
+
+from fabric.core.clock import Clock
+from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, SequenceDelta
+from fabric.engine.executor import Executor
+from fabric.engine.text_output import TextOutput
+from fabric.scheduler.output import SequenceUpdate
+from fabric.scheduler.scheduler import Scheduler
+
+
+class Engine:
+    """Runs requests to their ends; not thread-safe, and never reads a clock but the one given."""
+
+    def __init__(
+        self, scheduler: Scheduler, executor: Executor, texts: TextOutput, clock: Clock
+    ) -> None:
+        self._scheduler = scheduler
+        self._executor = executor
+        self._texts = texts
+        self._clock = clock
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is unfinished."""
+        return self._scheduler.has_work
+
+    def add(self, request: GenerationRequest) -> None:
+        """Take a request in.
+
+        Raises:
+            InvalidRequest: It could never be served.
+            Overloaded: The queue is full.
+        """
+        self._scheduler.add(request, self._clock.now())
+        self._texts.add(request)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request; its blocks are free at once. Unknown ids are ignored."""
+        self._scheduler.cancel(request_id)
+
+    def step(self) -> list[RequestOutput]:
+        """Run one iteration, and return what it did for each request that it touched."""
+        output = self._scheduler.schedule(self._clock.now())
+        result = self._executor.execute(output)
+        updates = self._scheduler.update_from_output(output, result, self._clock.now())
+        return self._outputs(updates)
+
+    def report(self) -> LoadReport:
+        """The engine's load."""
+        return self._scheduler.report()
+
+    def _outputs(self, updates: list[SequenceUpdate]) -> list[RequestOutput]:
+        deltas: dict[str, list[SequenceDelta]] = {}
+        for update in updates:
+            text = self._texts.push(update)
+            if text.stop is not None:
+                self._scheduler.stop(update.key, text.stop, self._clock.now())
+            deltas.setdefault(update.request_id, []).append(text.delta)
+        outputs = []
+        for end in self._scheduler.take_ended():
+            self._texts.remove(end.request_id)
+            ended = tuple(deltas.pop(end.request_id, ()))
+            outputs.append(RequestOutput(end.request_id, ended, end.usage, end.timing, end.error))
+        outputs.extend(RequestOutput(name, tuple(items)) for name, items in deltas.items())
+        return outputs

@@ -1,0 +1,140 @@
+"""Runs an engine on a thread of its own, fed from other threads."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from fabric.core.clock import Clock
+from fabric.core.errors import InternalError, RequestError, Unavailable
+from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, ServedModel
+from fabric.engine.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+Publish = Callable[[list[RequestOutput]], None]
+
+
+class EngineLoop:
+    """Steps an engine while it has work, and sleeps while it has none.
+
+    Every submitted request gets exactly one last RequestOutput, also when the engine fails or
+    stops.
+    """
+
+    def __init__(self, engine: Engine, served: tuple[ServedModel, ...], clock: Clock) -> None:
+        self._engine = engine
+        self._served = served
+        self._clock = clock
+        self._publish: Publish = _discard
+        self._wake = threading.Condition()
+        self._submitted: list[GenerationRequest] = []
+        self._cancelled: list[str] = []
+        self._live: set[str] = set()
+        self._is_stopping = False
+        self._failure: str | None = None
+        self._progress_at_s = clock.now()
+        self._report = engine.report()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def served(self) -> tuple[ServedModel, ...]:
+        """The models that the engine serves."""
+        return self._served
+
+    @property
+    def failure(self) -> str | None:
+        """What ended the loop, if it failed."""
+        return self._failure
+
+    def start(self, publish: Publish) -> None:
+        """Start stepping; ``publish`` is called once a step, on the loop's thread."""
+        self._publish = publish
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the loop; unfinished requests end with Unavailable."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify()
+        self._thread.join(timeout_s)
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Hand a request to the engine; a refusal is published.
+
+        Raises:
+            Unavailable: The engine has failed or stops.
+        """
+        with self._wake:
+            if self._is_stopping or self._failure:
+                raise Unavailable("the device group is stopping", retry_after_s=1.0)
+            if not self._submitted and not self._live:
+                self._progress_at_s = self._clock.now()
+            self._submitted.append(request)
+            self._live.add(request.request_id)
+            self._wake.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """End a request before the next step; unknown ids are ignored."""
+        with self._wake:
+            self._cancelled.append(request_id)
+            self._wake.notify()
+
+    def report(self) -> LoadReport:
+        """The load after the last step, and for how long there has been no progress."""
+        with self._wake:
+            has_work = bool(self._live)
+            stalled_s = self._clock.now() - self._progress_at_s if has_work else 0.0
+            return replace(self._report, stalled_s=stalled_s)
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._iterate()
+        except Exception as error:
+            logger.exception("the engine failed")
+            self._failure = f"{type(error).__name__}: {error}"
+            self._end_all(InternalError("the engine failed; see the device group's log"))
+        else:
+            self._end_all(Unavailable("the device group stopped", retry_after_s=1.0))
+
+    def _wait_for_work(self) -> bool:
+        with self._wake:
+            while not (self._is_stopping or self._submitted or self._engine.has_work):
+                self._cancelled.clear()
+                self._wake.wait()
+            return not self._is_stopping
+
+    def _iterate(self) -> None:
+        with self._wake:
+            submitted, self._submitted = self._submitted, []
+            cancelled, self._cancelled = self._cancelled, []
+        outputs = [output for request in submitted if (output := self._add(request))]
+        for request_id in cancelled:
+            self._engine.cancel(request_id)
+        outputs += self._engine.step()
+        report = self._engine.report()
+        with self._wake:
+            if report.num_steps != self._report.num_steps or not report.num_running:
+                self._progress_at_s = self._clock.now()
+            self._report = report
+            self._live.difference_update(o.request_id for o in outputs if o.is_last)
+        if outputs:
+            self._publish(outputs)
+
+    def _add(self, request: GenerationRequest) -> RequestOutput | None:
+        try:
+            self._engine.add(request)
+        except RequestError as error:
+            return RequestOutput(request.request_id, error=error)
+        return None
+
+    def _end_all(self, error: RequestError) -> None:
+        with self._wake:
+            live, self._live = self._live, set()
+            self._is_stopping = True
+        if live:
+            self._publish([RequestOutput(name, error=error) for name in sorted(live)])
+
+
+def _discard(outputs: list[RequestOutput]) -> None:
+    """Stands in for ``publish`` until the loop is started."""

@@ -1,0 +1,128 @@
+"""The worker's view of its sequences: tokens and block tables in arrays that batches index."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fabric.core.sampling import SamplingParams
+from fabric.scheduler.output import NewSequence, ScheduledSequence
+from kernels.ops import RaggedBatch
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class SequenceRow:
+    """What a worker knows of one sequence; ``row`` is its place in the table's arrays."""
+
+    row: int
+    index: int
+    num_prompt_tokens: int
+    num_tokens: int
+    num_blocks: int
+    sampling: SamplingParams
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens sampled so far."""
+        return self.num_tokens - self.num_prompt_tokens
+
+
+class SequenceTable:
+    """Follows the scheduler's changes, and turns an iteration into a ragged batch.
+
+    Tokens and block ids live in two arrays with one row a sequence, so that building a batch
+    costs a few vectorised look-ups, not a walk over each sequence.
+    """
+
+    def __init__(self, max_model_len: int, block_size: int, num_rows: int = 8) -> None:
+        self._block_size = block_size
+        max_blocks = -(-max_model_len // block_size)
+        self._tokens = np.zeros((num_rows, max_model_len + 1), dtype=np.int64)
+        self._blocks = np.zeros((num_rows, max_blocks), dtype=np.int32)
+        self._free_rows = list(range(num_rows - 1, -1, -1))
+        self._sequences: dict[int, SequenceRow] = {}
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __getitem__(self, key: int) -> SequenceRow:
+        return self._sequences[key]
+
+    def release(self, key: int) -> None:
+        """Forget a sequence."""
+        self._free_rows.append(self._sequences.pop(key).row)
+
+    def add(self, new: NewSequence) -> None:
+        """Learn a sequence: its tokens so far and its block table."""
+        if not self._free_rows:
+            self._grow()
+        row = self._free_rows.pop()
+        num_tokens = len(new.token_ids)
+        self._tokens[row, :num_tokens] = new.token_ids
+        self._blocks[row, : len(new.block_ids)] = new.block_ids
+        self._sequences[new.key] = SequenceRow(
+            row, new.index, new.num_prompt_tokens, num_tokens, len(new.block_ids), new.sampling
+        )
+
+    def update_blocks(self, item: ScheduledSequence) -> None:
+        """Apply one iteration's changes to a sequence's block table."""
+        sequence = self._sequences[item.key]
+        if item.replaced_block is not None:
+            position, block = item.replaced_block
+            self._blocks[sequence.row, position] = block
+        end = sequence.num_blocks + len(item.new_block_ids)
+        self._blocks[sequence.row, sequence.num_blocks : end] = item.new_block_ids
+        sequence.num_blocks = end
+
+    def append_token(self, key: int, token_id: int) -> None:
+        """Append a sampled token to a sequence."""
+        sequence = self._sequences[key]
+        self._tokens[sequence.row, sequence.num_tokens] = token_id
+        sequence.num_tokens += 1
+
+    def prompt_tokens(self, sequence: SequenceRow) -> IntArray:
+        """A view of the prompt's token ids."""
+        return self._tokens[sequence.row, : sequence.num_prompt_tokens]
+
+    def output_tokens(self, sequence: SequenceRow) -> IntArray:
+        """A view of the sampled token ids."""
+        return self._tokens[sequence.row, sequence.num_prompt_tokens : sequence.num_tokens]
+
+    def build_batch(
+        self, scheduled: tuple[ScheduledSequence, ...]
+    ) -> tuple[torch.Tensor, RaggedBatch]:
+        """Lay the scheduled tokens out one after the other.
+
+        Returns:
+            Token ids ``[num_tokens]`` int64, and the batch that describes them.
+        """
+        rows = np.array([self._sequences[item.key].row for item in scheduled])
+        starts = np.array([item.num_computed_tokens for item in scheduled])
+        counts = np.array([item.num_new_tokens for item in scheduled])
+        query_start = np.zeros(len(scheduled) + 1, dtype=np.int32)
+        np.cumsum(counts, out=query_start[1:])
+        token_rows = np.repeat(rows, counts)
+        offsets = np.arange(query_start[-1]) - np.repeat(query_start[:-1], counts)
+        positions = np.repeat(starts, counts) + offsets
+        size = self._block_size
+        slots = self._blocks[token_rows, positions // size].astype(np.int64) * size
+        slots += positions % size
+        context_lens = starts + counts
+        num_blocks = -(-int(context_lens.max()) // size)
+        batch = RaggedBatch(
+            positions=torch.from_numpy(positions.astype(np.int32)),
+            slots=torch.from_numpy(slots),
+            query_start=torch.from_numpy(query_start),
+            context_lens=torch.from_numpy(context_lens.astype(np.int32)),
+            block_tables=torch.from_numpy(self._blocks[rows, :num_blocks]),
+        )
+        return torch.from_numpy(self._tokens[token_rows, positions]), batch
+
+    def _grow(self) -> None:
+        num_rows = len(self._tokens)
+        self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)])
+        self._blocks = np.concatenate([self._blocks, np.zeros_like(self._blocks)])
+        self._free_rows = list(range(2 * num_rows - 1, num_rows - 1, -1))

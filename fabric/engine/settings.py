@@ -1,0 +1,39 @@
+"""What a device group is told: what to load, how to schedule, where to listen. No torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fabric.scheduler.scheduler import SchedulerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What one worker loads and how much memory it takes.
+
+    ``model`` is the id that requests name; ``kv_cache_bytes`` is what KV blocks may take;
+    ``backend`` None takes the best one that the device has.
+    """
+
+    model: str
+    source: str
+    cache_dir: Path
+    device: str = "cpu"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_model_len: int | None = None
+    kv_cache_bytes: int = 512 * 2**20
+    block_size: int = 16
+    num_threads: int | None = None
+    backend: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """One engine: its worker, its scheduler and whether prefixes are cached.
+
+    The model's own context length caps ``scheduler.max_model_len``.
+    """
+
+    worker: WorkerSettings
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    prefix_cache: bool = True

@@ -1,0 +1,121 @@
+"""Starts and stops a fabric on Ray: the controller, the routers and the device groups."""
+
+import os
+import secrets
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.schema import ApplicationStatusOverview
+
+from fabric.config import FabricConfig, GroupSection
+from fabric.serve.controller import Controller, Directory
+from fabric.serve.group_replica import GroupReplica
+from fabric.serve.launch import NAMESPACE, Launch
+from fabric.serve.router_replica import RouterReplica
+
+HEALTH: dict[str, Any] = {
+    "health_check_period_s": 1.0,
+    "health_check_timeout_s": 5.0,
+    "graceful_shutdown_timeout_s": 1.0,
+    "graceful_shutdown_wait_loop_s": 0.1,
+}
+ROUTER_CPUS = 0.1
+
+
+def start_ray(config: FabricConfig) -> None:
+    """Join the configured Ray cluster, or start a local one that ends with this process."""
+    section = config.ray
+    if section.address is not None:
+        ray.init(address=section.address, namespace=NAMESPACE, log_to_driver=False)
+        return
+    needed = 1 + sum(_num_bundle_cpus(group) for group in config.groups)
+    ray.init(
+        num_cpus=section.num_cpus or max(int(needed + 0.5), os.cpu_count() or 1),
+        object_store_memory=int(section.object_store),
+        include_dashboard=False,
+        log_to_driver=False,
+        namespace=NAMESPACE,
+    )
+
+
+class DeployedFabric:
+    """A fabric that this process started on Ray."""
+
+    def __init__(self, config: FabricConfig) -> None:
+        """Deploy the controller, one application a device group, and the routers; don't wait."""
+        self._config = config
+        name = f"{config.name}-controller"
+        options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1}
+        self._controller: Any = ray.remote(Controller).options(**options).remote()
+        launch = Launch(config.model_dump(mode="json"), name, secrets.token_hex(32))
+        targets = [
+            _target(f"{config.name}-group-{group.name}", _group_app(group, launch))
+            for group in config.groups
+        ]
+        targets.append(_target(f"{config.name}-router", _router_app(config, launch)))
+        serve.start(proxy_location="Disabled")
+        serve.run_many(
+            targets,
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+
+    def directory(self) -> Directory:
+        """Where groups and routers serve, and how far the others are."""
+        directory: Directory = ray.get(self._controller.directory.remote())
+        return directory
+
+    def failures(self) -> dict[str, str]:
+        """Applications that Serve gave up deploying, with its reason."""
+        applications: dict[str, ApplicationStatusOverview] = serve.status().applications
+        return {
+            name: application.message
+            for name, application in applications.items()
+            if application.status == "DEPLOY_FAILED"
+        }
+
+    def stop(self) -> None:
+        """End the applications and the controller, and leave Ray (ending a local one)."""
+        names = [f"{self._config.name}-router"]
+        names += [f"{self._config.name}-group-{group.name}" for group in self._config.groups]
+        if self._config.ray.address is None:
+            serve.shutdown()
+        else:
+            for name in names:
+                serve.delete(name)
+            ray.kill(self._controller)
+        ray.shutdown()
+
+
+def _target(name: str, app: serve.Application) -> serve.RunTarget:
+    return serve.RunTarget(app, name=name, route_prefix=None)
+
+
+def _group_app(group: GroupSection, launch: Launch) -> serve.Application:
+    """One replica that owns a placement group with a bundle for each device."""
+    bundles = [{"CPU": group.num_cpus}] * group.parallel.pipeline * group.parallel.tensor
+    deployment = serve.deployment(
+        name=f"group-{group.name}",
+        num_replicas=1,
+        placement_group_bundles=bundles,
+        placement_group_strategy="PACK",
+        ray_actor_options={"num_cpus": group.num_cpus},
+        **HEALTH,
+    )
+    return deployment(GroupReplica).bind(launch, group.name)
+
+
+def _router_app(config: FabricConfig, launch: Launch) -> serve.Application:
+    deployment = serve.deployment(
+        name="router",
+        num_replicas=config.router.num_replicas,
+        max_replicas_per_node=1,
+        ray_actor_options={"num_cpus": ROUTER_CPUS},
+        **HEALTH,
+    )
+    return deployment(RouterReplica).bind(launch)
+
+
+def _num_bundle_cpus(group: GroupSection) -> float:
+    return group.num_cpus * group.parallel.pipeline * group.parallel.tensor

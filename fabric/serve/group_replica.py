@@ -1,0 +1,73 @@
+"""The Ray Serve deployment of one device group."""
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from fabric.config import parse_config
+from fabric.core.errors import FabricError
+from fabric.engine.device_group import DeviceGroup
+from fabric.engine.link_server import LinkSettings
+from fabric.router.catalog import GroupAddress
+from fabric.serve.controller import LoadingStage
+from fabric.serve.launch import Launch, find_controller
+from fabric.telemetry.logs import setup_logging
+
+logger = logging.getLogger(__name__)
+
+ANNOUNCE_PERIOD_S = 1.0
+
+
+class ReportedProgress:
+    """Tells the controller how far loading is, a few times for each stage."""
+
+    def __init__(self, controller: Any, group: str) -> None:
+        self._controller = controller
+        self._group = group
+        self._last = LoadingStage("")
+
+    def update(self, stage: str, done: int, total: int | None) -> None:
+        """Report a stage, if it changed by a twentieth or more."""
+        is_news = stage != self._last.stage or done == total
+        if is_news or done - self._last.done >= (total or 0) / 20:
+            self._last = LoadingStage(stage, done, total)
+            self._controller.note_loading.remote(self._group, self._last)
+
+
+class GroupReplica:
+    """Hosts one device group in a Serve replica, and keeps it announced to the controller."""
+
+    async def __init__(self, launch: Launch, group_name: str) -> None:  # type: ignore[misc]
+        config = parse_config(launch.config, "the launched configuration")
+        setup_logging(config.log_level)
+        self._controller = find_controller(launch)
+        section = next(group for group in config.groups if group.name == group_name)
+        epoch = await self._controller.next_epoch.remote()
+        link = LinkSettings(
+            group=group_name, epoch=epoch, host=config.link_host, port=0, secret=launch.link_secret
+        )
+        progress = ReportedProgress(self._controller, group_name)
+        progress.update("starting", 0, None)
+        try:
+            self._group = await DeviceGroup.start(config.engine_settings(section), link, progress)
+        except FabricError as error:
+            await self._controller.note_failure.remote(group_name, error.message)
+            raise
+        host, port = self._group.address
+        self._address = GroupAddress(group_name, host, port, epoch)
+        await self._controller.announce_group.remote(self._address)
+        self._announcing = asyncio.create_task(self._announce())
+        logger.info("group %s serves at %s:%d, epoch %d", group_name, host, port, epoch)
+
+    def check_health(self) -> None:
+        """Tell Serve to replace this replica if its engine has failed."""
+        if self._group.failure:
+            raise RuntimeError(self._group.failure)
+
+    async def _announce(self) -> None:
+        while True:
+            await asyncio.sleep(ANNOUNCE_PERIOD_S)
+            # While the controller restarts, calls fail; the next ones tell it everything.
+            with contextlib.suppress(Exception):
+                await self._controller.announce_group.remote(self._address)

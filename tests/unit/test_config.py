@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from fabric.config import load_config, parse_config
+from fabric.core.errors import ConfigError
+
+GOOD = {
+    "models": [{"id": "a", "source": "/models/a"}],
+    "groups": [{"name": "g0", "models": ["a"], "kv_cache": "1GiB"}],
+}
+
+
+def problem(tree: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tree, "file")
+    return caught.value.message
+
+
+def test_a_small_file_is_enough() -> None:
+    config = parse_config(GOOD, "file")
+    assert config.engine_settings(config.groups[0]).worker.kv_cache_bytes == 2**30
+    assert config.router.host == "127.0.0.1"
+
+
+def test_an_unknown_key_is_refused_with_its_path() -> None:
+    tree = {**GOOD, "groups": [{"name": "g0", "models": ["a"], "kv_cach": 1}]}
+    assert "groups.0.kv_cach: Extra inputs are not permitted" in problem(tree)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("max_num_seqs", "many", "groups.0.max_num_seqs: Input should be a valid integer"),
+        ("block_size", 7, "groups.0.block_size"),
+        ("parallel", {"tensor": 2}, "groups.0.parallel.tensor"),
+        ("models", ["b"], "'g0' hosts 'b', which is not one of ['a']"),
+        ("kv_cache", "lots", "groups.0.kv_cache"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_path(key: str, value: object, words: str) -> None:
+    group = {"name": "g0", "models": ["a"], key: value}
+    assert words in problem({**GOOD, "groups": [group]})
+
+
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fabric.yaml"
+    path.write_text("- 1\n- 2\n")
+    with pytest.raises(ConfigError, match="holds list; a mapping is needed"):
+        load_config(path)
+
+
+def test_broken_yaml_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fabric.yaml"
+    path.write_text("models: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_set_changes_one_value(tmp_path: Path) -> None:
+    path = tmp_path / "fabric.yaml"
+    path.write_text("models: [{id: a, source: x}]\ngroups: [{name: g, models: [a]}]\n")
+    config = load_config(path, ("router.port=0", "groups.0.max_num_seqs=3"))
+    assert (config.router.port, config.groups[0].max_num_seqs) == (0, 3)
+
+
+@pytest.mark.parametrize("override", ["router.port", "groups.7.name=x", "models.id=x", ".=1"])
+def test_a_setting_that_has_no_place_is_refused(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "fabric.yaml"
+    path.write_text("models: [{id: a, source: x}]\ngroups: [{name: g, models: [a]}]\n")
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(path, (override,))
