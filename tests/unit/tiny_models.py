@@ -1,0 +1,101 @@
+"""What tests of models share: tiny checkpoints, and a way to run a model on one sequence."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fabric.models.config import ModelConfig
+from fabric.models.llama import weights_of
+from fabric.models.model import CausalModel
+from kernels.ops import RaggedBatch
+
+TINY = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 96,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+}
+
+
+class DictCheckpoint:
+    """A checkpoint in memory."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def close(self) -> None:
+        pass
+
+
+def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    top, layers = weights_of(config)
+    weights = [*top.values(), *(weight for layer in layers for weight in layer.values())]
+    return {
+        part.name: torch.randn(part.shape, generator=generator) * 0.2
+        for weight in weights
+        for part in weight.parts
+    }
+
+
+def save_folder(folder: Path, raw: dict[str, object], tensors: dict[str, Tensor]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(raw))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+class OneSequence:
+    """Runs a model on a single sequence, in as many forward passes as one likes."""
+
+    def __init__(
+        self, model: CausalModel, dtype: torch.dtype, rows: list[int] | None = None
+    ) -> None:
+        self._model = model
+        self._rows = rows
+        self._num_blocks = 16
+        self._kv_cache = torch.zeros(model.kv_cache_shape(self._num_blocks, 16), dtype=dtype)
+        self._num_computed = 0
+
+    def logits(self, token_ids: list[int]) -> Tensor:
+        """The logits after each of the next tokens, or after ``rows`` of them."""
+        start, end = self._num_computed, self._num_computed + len(token_ids)
+        positions = torch.arange(start, end)
+        batch = RaggedBatch(
+            positions=positions.int(),
+            slots=positions,
+            query_start=torch.tensor([0, len(token_ids)], dtype=torch.int32),
+            context_lens=torch.tensor([end], dtype=torch.int32),
+            block_tables=torch.arange(self._num_blocks, dtype=torch.int32)[None],
+        )
+        rows = torch.tensor(self._rows or range(len(token_ids)))
+        self._num_computed = end
+        return self._model.forward(torch.tensor(token_ids), batch, self._kv_cache, rows)
+
+    def greedy(self, prompt: list[int], num_tokens: int) -> list[int]:
+        output = [int(self.logits(prompt)[-1].argmax())]
+        while len(output) < num_tokens:
+            output.append(int(self.logits(output[-1:])[-1].argmax()))
+        return output
