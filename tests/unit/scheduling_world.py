@@ -1,0 +1,211 @@
+"""A scheduler with a modelled worker that notices every wrong, stale or overwritten KV entry."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from fabric.core.request import FinishReason, GenerationRequest
+from fabric.core.sampling import SamplingParams
+from fabric.kv.manager import KVCacheManager
+from fabric.scheduler.output import (
+    NewSequence,
+    RequestEnd,
+    SampledTokens,
+    ScheduledSequence,
+    SchedulerOutput,
+    SequenceUpdate,
+    StepResult,
+)
+from fabric.scheduler.policy import FCFS, Policy
+from fabric.scheduler.scheduler import Scheduler, SchedulerConfig
+
+EOS = 2
+NextToken = Callable[[SamplingParams, int, int, int], int]
+
+
+def hashed_token(sampling: SamplingParams, index: int, position: int, history: int) -> int:
+    """A token that depends on all tokens before it, on the seed and on the sequence."""
+    return hash((history, sampling.seed, index, position)) % 23 + EOS
+
+
+def extend_history(history: int, token: int) -> int:
+    """Stands for the KV at a position: it depends on every token up to there."""
+    return hash((history, token))
+
+
+def expected_output(request: GenerationRequest, index: int) -> list[int]:
+    """What a sequence gives when it is computed alone and at once."""
+    history = 0
+    for token in request.prompt_token_ids:
+        history = extend_history(history, token)
+    sampling, position, output = request.sampling, len(request.prompt_token_ids), list[int]()
+    while len(output) < sampling.max_tokens:
+        token = hashed_token(sampling, index, position, history)
+        output.append(token)
+        history = extend_history(history, token)
+        position += 1
+        if token == EOS and not sampling.ignore_eos and len(output) > sampling.min_tokens:
+            break
+    return output
+
+
+@dataclass
+class Row:
+    index: int
+    tokens: list[int]
+    blocks: list[int]
+    sampling: SamplingParams
+
+
+@dataclass
+class ModelledWorker:
+    block_size: int
+    next_token: NextToken = hashed_token
+    rows: dict[int, Row] = field(default_factory=dict)
+    slots: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def execute(self, output: SchedulerOutput) -> StepResult:
+        for key in output.released:
+            del self.rows[key]
+        self._copy(output.copies)
+        for new in output.new_sequences:
+            self._learn(new)
+        for item in output.scheduled:
+            self._update_table(item)
+        for item in output.scheduled:
+            self._store(item)
+        return StepResult(
+            output.step, tuple(self._sample(i) for i in output.scheduled if i.num_samples)
+        )
+
+    def _copy(self, copies: Sequence[tuple[int, int]]) -> None:
+        blocks = {source for source, _ in copies} | {target for _, target in copies}
+        assert len(blocks) == len({s for s, _ in copies}) + len(copies), "a block has two roles"
+        for source, target in copies:
+            for offset in range(self.block_size):
+                self.slots[target, offset] = self.slots.get((source, offset), -1)
+
+    def _learn(self, new: NewSequence) -> None:
+        assert new.key not in self.rows
+        self.rows[new.key] = Row(new.index, list(new.token_ids), list(new.block_ids), new.sampling)
+
+    def _update_table(self, item: ScheduledSequence) -> None:
+        blocks = self.rows[item.key].blocks
+        if item.replaced_block is not None:
+            position, block = item.replaced_block
+            blocks[position] = block
+        blocks.extend(item.new_block_ids)
+
+    def _slot(self, row: Row, position: int) -> tuple[int, int]:
+        return row.blocks[position // self.block_size], position % self.block_size
+
+    def _store(self, item: ScheduledSequence) -> None:
+        row = self.rows[item.key]
+        end = item.num_computed_tokens + item.num_new_tokens
+        assert item.num_new_tokens > 0
+        assert end <= len(row.tokens)
+        assert (item.num_samples > 0) == (end == len(row.tokens))
+        for position in range(item.num_computed_tokens, end):
+            before = self.slots[self._slot(row, position - 1)] if position else 0
+            self.slots[self._slot(row, position)] = extend_history(before, row.tokens[position])
+
+    def _sample(self, item: ScheduledSequence) -> SampledTokens:
+        row = self.rows[item.key]
+        history = 0
+        # Every row reads after all rows have written, so a write into another's block shows.
+        for position, token in enumerate(row.tokens):
+            history = extend_history(history, token)
+            assert self.slots[self._slot(row, position)] == history
+        tokens = tuple(
+            self.next_token(row.sampling, row.index + i, len(row.tokens), history)
+            for i in range(item.num_samples)
+        )
+        row.tokens.append(tokens[0])
+        return SampledTokens(item.key, tokens)
+
+
+class World:
+    """Steps a scheduler and its worker, and keeps what comes out."""
+
+    def __init__(
+        self,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        prefix_cache: bool = True,
+        next_token: NextToken = hashed_token,
+        policy: Policy = FCFS(),  # noqa: B008
+        **limits: float,
+    ) -> None:
+        self.kv = KVCacheManager(num_blocks, block_size, prefix_cache)
+        self.config = SchedulerConfig(**{"max_num_seqs": 8, **limits})  # type: ignore[arg-type]
+        self.scheduler = Scheduler(self.config, self.kv, frozenset({EOS}), policy)
+        self.worker = ModelledWorker(block_size, next_token)
+        self.tokens: dict[tuple[str, int], list[int]] = {}
+        self.reasons: dict[tuple[str, int], FinishReason] = {}
+        self.updates: list[SequenceUpdate] = []
+        self.ends: dict[str, RequestEnd] = {}
+        self.now = 0.0
+        self.num_added = 0
+
+    def add(
+        self,
+        request_id: str,
+        prompt: int | Sequence[int],
+        priority: int = 0,
+        timeout_s: float | None = None,
+        salt: str = "",
+        **sampling: object,
+    ) -> GenerationRequest:
+        """Queue a request; a prompt given by its length shares no token with any other."""
+        self.num_added += 1
+        if isinstance(prompt, int):
+            prompt = range(self.num_added * 10_000, self.num_added * 10_000 + prompt)
+        params = SamplingParams(**{"max_tokens": 4, "ignore_eos": True, **sampling})  # type: ignore[arg-type]
+        request = GenerationRequest(
+            request_id, "model", tuple(prompt), params, timeout_s, priority, salt
+        )
+        self.scheduler.add(request, self.now)
+        return request
+
+    def step(self) -> SchedulerOutput:
+        """One iteration, with every invariant checked."""
+        self.now += 1.0
+        output = self.scheduler.schedule(self.now)
+        assert output.num_tokens <= self.config.max_num_batched_tokens
+        assert len({item.key for item in output.scheduled}) == len(output.scheduled)
+        result = self.worker.execute(output)
+        self.now += 1.0
+        self.updates = self.scheduler.update_from_output(output, result, self.now)
+        for update in self.updates:
+            self._note(update)
+        self.take_ended()
+        self.kv.check_invariants()
+        return output
+
+    def run(self, max_steps: int = 2000) -> None:
+        """Step until nothing is left to do."""
+        for _ in range(max_steps):
+            if not self.scheduler.has_work:
+                return
+            self.step()
+        raise AssertionError(f"still working after {max_steps} iterations")
+
+    def take_ended(self) -> None:
+        for end in self.scheduler.take_ended():
+            assert end.request_id not in self.ends
+            self.ends[end.request_id] = end
+
+    def counts(self, output: SchedulerOutput) -> list[int]:
+        """How many tokens each scheduled sequence computes."""
+        return [item.num_new_tokens for item in output.scheduled]
+
+    def key_of(self, request_id: str, index: int = 0) -> int:
+        return self.scheduler._pool.requests[request_id].sequences[index].key
+
+    def _note(self, update: SequenceUpdate) -> None:
+        name = (update.request_id, update.index)
+        tokens = self.tokens.setdefault(name, [])
+        assert update.first_token == len(tokens)
+        assert name not in self.reasons
+        tokens.extend(update.token_ids)
+        if update.finish_reason is not None:
+            self.reasons[name] = update.finish_reason
