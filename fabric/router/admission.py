@@ -10,8 +10,6 @@ from fabric.core.request import GenerationRequest, ModelCard, ServedModel
 from fabric.core.sampling import resolve_sampling, token_id_violation
 from fabric.router.tokenizers import TokenizerCache
 
-ROLES = ("system", "user", "assistant")
-
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
@@ -77,26 +75,32 @@ class Admission:
         """
         match prompt:
             case PromptTokens(token_ids):
-                check_token_ids(token_ids, card.vocab_size)
+                check_token_ids(token_ids, card.vocab_size, "prompt.token_ids")
                 return token_ids
             case PromptText(text):
                 self._check_length(len(text))
                 tokenizer = await self._tokenizers.tokenizer(card)
                 ids = await self._tokenizers.run(
-                    len(text), lambda: tokenizer.encode(text, add_special_tokens)
+                    len(text), lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens)
                 )
                 return tuple(ids)
             case PromptChat():
                 return await self._tokenize_chat(prompt, card)
 
     async def _tokenize_chat(self, prompt: PromptChat, card: ModelCard) -> tuple[int, ...]:
-        self._check_chat(prompt)
+        most = self._limits.max_chat_messages
+        if len(prompt.messages) > most:
+            raise InvalidRequest.of(
+                "prompt.chat.messages", f"has {len(prompt.messages)} entries; at most {most}"
+            )
         num_chars = sum(len(message.content) for message in prompt.messages)
         self._check_length(num_chars, least=0)
         tokenizer = await self._tokenizers.tokenizer(card)
-        messages, opens_turn = prompt.messages, prompt.add_generation_prompt
+        messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
+        opens_turn = prompt.add_generation_prompt
         ids = await self._tokenizers.run(
-            num_chars, lambda: tokenizer.apply_chat_template(messages, opens_turn)
+            num_chars,
+            lambda: tokenizer.apply_chat_template(messages, add_generation_prompt=opens_turn),
         )
         return tuple(ids)
 
@@ -108,20 +112,6 @@ class Admission:
             raise InvalidRequest.of(
                 "prompt", f"has {num_chars} characters; at most {most} are allowed"
             )
-
-    def _check_chat(self, prompt: PromptChat) -> None:
-        most = self._limits.max_chat_messages
-        if not 0 < len(prompt.messages) <= most:
-            raise InvalidRequest.of(
-                "chat.messages", f"has {len(prompt.messages)} entries; allowed: 1 to {most}"
-            )
-        violations = [
-            FieldViolation(f"chat.messages[{i}].role", f"must be one of {', '.join(ROLES)}")
-            for i, message in enumerate(prompt.messages)
-            if message.role not in ROLES
-        ]
-        if violations:
-            raise InvalidRequest(violations)
 
     def _check_names(self, spec: GenerationSpec) -> None:
         limits = self._limits
@@ -138,7 +128,7 @@ class Admission:
             raise InvalidRequest(violations)
 
 
-def check_token_ids(token_ids: tuple[int, ...], vocab_size: int) -> None:
+def check_token_ids(token_ids: tuple[int, ...], vocab_size: int, field: str) -> None:
     """Refuse ids that the model's vocabulary doesn't have.
 
     Raises:
@@ -146,5 +136,5 @@ def check_token_ids(token_ids: tuple[int, ...], vocab_size: int) -> None:
     """
     if token_ids and max(token_ids) >= vocab_size:
         place = next(i for i, token in enumerate(token_ids) if token >= vocab_size)
-        name = f"token_ids.ids[{place}]"
+        name = f"{field}[{place}]"
         raise InvalidRequest([token_id_violation(name, token_ids[place], vocab_size)])

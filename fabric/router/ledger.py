@@ -17,17 +17,12 @@ class InflightLedger:
         self._num_inflight = 0
         self._requests: Counter[str] = Counter()
         self._tokens: Counter[str] = Counter()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._ended = asyncio.Event()
 
     @property
     def num_inflight(self) -> int:
         """Requests in this router, from admission on."""
         return self._num_inflight
-
-    def num_requests(self, group: str) -> int:
-        """Requests dispatched to a group."""
-        return self._requests[group]
 
     def load(self, group: str) -> GroupLoad:
         """What has been dispatched to a group and not yet ended."""
@@ -43,13 +38,11 @@ class InflightLedger:
         if self._num_inflight >= self._max_inflight:
             raise Overloaded(f"{self._max_inflight} requests are in flight, the most allowed", 1.0)
         self._num_inflight += 1
-        self._idle.clear()
         try:
             yield
         finally:
             self._num_inflight -= 1
-            if not self._num_inflight:
-                self._idle.set()
+            self._ended.set()
 
     @contextmanager
     def dispatched(self, group: str, num_tokens: int) -> Iterator[None]:
@@ -61,12 +54,23 @@ class InflightLedger:
         finally:
             self._requests[group] -= 1
             self._tokens[group] -= num_tokens
+            self._ended.set()
 
-    async def wait_idle(self, timeout_s: float) -> int:
-        """Wait until nothing is in flight, or for ``timeout_s``; return what still is."""
+    async def wait_idle(self, group: str, timeout_s: float) -> int:
+        """Wait until nothing is in flight, or for ``timeout_s``; return what still is.
+
+        Args:
+            group: Look at this group's requests; at all of the router's if empty.
+            timeout_s: How long to wait.
+        """
         try:
             async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
+                while self._num_in(group):
+                    self._ended.clear()
+                    await self._ended.wait()
         except TimeoutError:
             pass
-        return self._num_inflight
+        return self._num_in(group)
+
+    def _num_in(self, group: str) -> int:
+        return self._requests[group] if group else self._num_inflight

@@ -1,12 +1,11 @@
 """The models' tokenizers: loaded once, off the event loop, and kept off it for long prompts."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from fabric.core.prompt import ChatMessage
 from fabric.core.request import ModelCard
 
 T = TypeVar("T")
@@ -18,18 +17,18 @@ INLINE_CHARS = 2_000
 class Tokenizer(Protocol):
     """Turns text into token ids and back."""
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The text's token ids."""
         ...
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The ids' text."""
         ...
 
     def apply_chat_template(
-        self, messages: Sequence[ChatMessage], add_generation_prompt: bool = True
+        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
     ) -> list[int]:
-        """The token ids of a conversation."""
+        """The token ids of a conversation; each message has a role and a content."""
         ...
 
 

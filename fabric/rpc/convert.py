@@ -88,7 +88,7 @@ def set_prompt(message: Any, prompt: Prompt) -> None:
             message.text = text
         case PromptTokens(token_ids):
             message.token_ids.SetInParent()
-            with _naming("token_ids"):
+            with _naming("prompt.token_ids"):
                 message.token_ids.ids.extend(token_ids)
         case PromptChat(messages, add_generation_prompt):
             message.chat.add_generation_prompt = add_generation_prompt

@@ -47,13 +47,17 @@ TrailingMetadata = tuple[tuple[str, str | bytes], ...]
 
 def to_status(error: RequestError) -> tuple[grpc.StatusCode, str, TrailingMetadata]:
     """The status code, message and trailing metadata that tell a client of the error."""
-    kind = type(error) if type(error) in _CODES else InternalError
-    code = _CODES[kind]
+    code = status_code(error)
     message = bounded(error.message, MAX_MESSAGE_BYTES)
     status = status_pb2.Status(code=code.value[0], message=message)
-    for detail in _details(error, kind.__name__):
+    for detail in _details(error, type(error).__name__):
         status.details.add().Pack(detail)
     return code, message, ((DETAILS_KEY, status.SerializeToString()),)
+
+
+def status_code(error: RequestError) -> grpc.StatusCode:
+    """The status code of an error."""
+    return _CODES.get(type(error), grpc.StatusCode.INTERNAL)
 
 
 def from_rpc_error(error: grpc.RpcError) -> RequestError:

@@ -1,0 +1,172 @@
+"""The router: a grpc.aio server on a port of its own, and what it is made of."""
+
+import asyncio
+import ssl
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from fabric.core.errors import ConfigError
+from fabric.models.tokenizer import Tokenizer as ModelTokenizer
+from fabric.router import control, health, servicer
+from fabric.router.admission import Admission, AdmissionLimits
+from fabric.router.catalog import Catalog
+from fabric.router.connection import GroupAddress, LinkOptions
+from fabric.router.dispatch import Dispatcher
+from fabric.router.ledger import InflightLedger
+from fabric.router.policy import LeastLoaded, RoutingPolicy
+from fabric.router.tokenizers import Tokenizer, TokenizerCache
+
+HEALTH_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """Files in PEM: the server's certificate and key; with ``client_ca``, clients need one too."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """How a router serves; port 0 takes a free one.
+
+    ``model_ids`` are the models that are expected: they are known before a group serves them.
+    """
+
+    link_secret: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    model_ids: tuple[str, ...] = ()
+    max_message_bytes: int = 8 * 2**20
+    max_inflight: int = 1024
+    stall_after_s: float = 10.0
+    tls: TlsSettings | None = None
+    link_tls: ssl.SSLContext | None = None
+    has_reflection: bool = True
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+
+
+class RouterServer:
+    """Serves InferenceService, ControlService, health and reflection for the groups it is told of.
+
+    All methods belong to one event loop.
+    """
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        policy: RoutingPolicy | None = None,
+        load_tokenizer: Callable[[Path], Tokenizer] = ModelTokenizer.load,
+    ) -> None:
+        self._settings = settings
+        link = LinkOptions(settings.link_secret, uuid.uuid4().hex, settings.link_tls)
+        self._health = health.HealthServicer()
+        self._tokenizers = TokenizerCache(load_tokenizer)
+        self._admission = Admission(self._tokenizers, settings.admission)
+        self._catalog = Catalog(
+            link, settings.model_ids, settings.stall_after_s, self._update_health
+        )
+        ledger = InflightLedger(settings.max_inflight)
+        self._dispatcher = Dispatcher(
+            self._catalog, self._admission, policy or LeastLoaded(), ledger
+        )
+
+    async def start(self) -> int:
+        """Serve; return the bound port.
+
+        Raises:
+            ConfigError: The address can't be bound, or a TLS file can't be read.
+        """
+        self._update_health()
+        self._server = self._new_server()
+        port = self._bind()
+        await self._server.start()
+        self._monitoring = asyncio.create_task(self._monitor())
+        return port
+
+    def set_groups(self, addresses: tuple[GroupAddress, ...]) -> None:
+        """Make these the known device groups; requests on groups that are gone fail."""
+        self._catalog.set_groups(addresses)
+
+    @property
+    def num_inflight(self) -> int:
+        """Requests in flight."""
+        return self._dispatcher.ledger.num_inflight
+
+    async def drain(self, timeout_s: float) -> int:
+        """Refuse new requests; return how many are still in flight after ``timeout_s``."""
+        self._dispatcher.is_draining = True
+        self._update_health()
+        return await self._dispatcher.ledger.wait_idle("", timeout_s)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop serving; requests in flight get ``grace_s`` to end."""
+        self._dispatcher.is_draining = True
+        self._update_health()
+        await self._server.stop(grace_s)
+        self._monitoring.cancel()
+        await asyncio.wait([self._monitoring])
+        await self._catalog.stop()
+        self._tokenizers.stop()
+
+    def _new_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=_options(self._settings.max_message_bytes))
+        inference = servicer.InferenceServicer(
+            self._catalog, self._dispatcher, self._admission, self._tokenizers
+        )
+        controller = control.ControlServicer(self._catalog, self._dispatcher)
+        server.add_generic_rpc_handlers((inference.handler(), controller.handler()))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._settings.has_reflection:
+            names = (servicer.NAME, control.NAME, health.NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        return server
+
+    def _bind(self) -> int:
+        settings = self._settings
+        address = f"{settings.host}:{settings.port}"
+        try:
+            if settings.tls is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, _credentials(settings.tls))
+        except (RuntimeError, OSError) as error:
+            raise ConfigError(f"the router can't listen on {address}: {error}") from error
+
+    def _update_health(self) -> None:
+        self._health.update(health.health_statuses(self._catalog, self._dispatcher))
+
+    async def _monitor(self) -> None:
+        # Progress shows only with time: a group that stalls sends nothing that would tell.
+        while True:
+            self._update_health()
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+
+
+def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
+    pair = (tls.key.read_bytes(), tls.cert.read_bytes())
+    client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
+    return grpc.ssl_server_credentials([pair], client_ca, client_ca is not None)
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # Two routers on one port would each get half of the clients, silently.
+        ("grpc.so_reuseport", 0),
+        # A unary call that generates for minutes is silent; its client may ping meanwhile.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]
