@@ -53,7 +53,11 @@ def spec_to_proto(spec: GenerationSpec) -> pb.GenerationSpec:
     Raises:
         InvalidRequest: A value doesn't fit its field's type; names the field.
     """
-    message = pb.GenerationSpec(request_id=spec.request_id, model=spec.model)
+    message = pb.GenerationSpec()
+    with _naming("model"):
+        message.model = spec.model
+    with _naming("request_id"):
+        message.request_id = spec.request_id
     set_prompt(message, spec.prompt)
     asked = spec.sampling
     _set_present(message.sampling, "sampling", asked, _SAMPLING)
@@ -67,7 +71,8 @@ def spec_to_proto(spec: GenerationSpec) -> pb.GenerationSpec:
         message.stopping.stop_token_ids.extend(asked.stop_token_ids)
     with _naming("scheduling.priority"):
         message.scheduling.priority = spec.priority
-    message.cache.salt = spec.cache_salt
+    with _naming("cache.salt"):
+        message.cache.salt = spec.cache_salt
     return message
 
 
@@ -81,19 +86,21 @@ def set_prompt(message: Any, prompt: Prompt) -> None:
     """Set the prompt of a GenerationSpec or (text and chat only) of a TokenizeRequest.
 
     Raises:
-        InvalidRequest: A token id is negative or too large for its field.
+        InvalidRequest: A token id is negative or too large for its field, or text is no Unicode.
     """
     match prompt:
         case PromptText(text):
-            message.text = text
+            with _naming("prompt.text"):
+                message.text = text
         case PromptTokens(token_ids):
             message.token_ids.SetInParent()
             with _naming("prompt.token_ids"):
                 message.token_ids.ids.extend(token_ids)
         case PromptChat(messages, add_generation_prompt):
             message.chat.add_generation_prompt = add_generation_prompt
-            for item in messages:
-                message.chat.messages.add(role=item.role, content=item.content)
+            with _naming("prompt.chat.messages"):
+                for item in messages:
+                    message.chat.messages.add(role=item.role, content=item.content)
 
 
 def _prompt_from_proto(message: pb.GenerationSpec) -> Prompt:

@@ -133,6 +133,8 @@ async def test_wrong_values_are_refused_before_they_are_sent(router, client):
         await client.generate("tiny", [-1])
     with pytest.raises(InvalidRequest, match="token_ids"):
         await client.detokenize("tiny", [-1])
+    with pytest.raises(InvalidRequest, match=r"prompt\.text"):
+        await client.generate("tiny", "half a pair \udcff")
     with pytest.raises(TypeError, match="max_token"):
         await client.generate("tiny", "x", max_token=3)
     assert router.specs == []

@@ -1,0 +1,134 @@
+"""Sends a benchmark's requests at their times, whether or not earlier ones were answered."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fabric.cli.bench_metrics import RequestRecord
+from fabric.cli.bench_workload import PlannedRequest
+from fabric.client import (
+    AsyncClient,
+    Completed,
+    FabricError,
+    GenerateOptions,
+    PromptLike,
+    SequenceDelta,
+    Started,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How the requests are sent.
+
+    ``max_concurrency`` bounds the requests in flight; those that wait for a place do so on the
+    clock of their latency. ``is_chat`` sends a text prompt as a user's message.
+    """
+
+    model: str
+    max_concurrency: int | None = None
+    is_chat: bool = False
+    generate: GenerateOptions | None = None
+
+
+class _Watch:
+    """Takes down one request's times and counts as its events come."""
+
+    def __init__(self, request: PlannedRequest, scheduled_s: float) -> None:
+        self._arrival_s = request.at_s
+        self._scheduled_s = scheduled_s
+        self._input_len = 0 if isinstance(request.prompt, str) else len(request.prompt)
+        self._output_len = 0
+        self._num_preemptions = 0
+        self._token_times_s: list[float] = []
+
+    def see(self, event: Started | SequenceDelta | Completed) -> None:
+        if isinstance(event, Started):
+            self._input_len = event.prompt_tokens
+        elif isinstance(event, Completed):
+            self._num_preemptions = event.timing.num_preemptions
+        elif event.token_ids:
+            self._output_len += len(event.token_ids)
+            self._token_times_s.append(time.perf_counter())
+
+    def record(self, error: str) -> RequestRecord:
+        times_s = self._token_times_s or [time.perf_counter()]
+        return RequestRecord(
+            arrival_s=self._arrival_s,
+            input_len=self._input_len,
+            output_len=self._output_len,
+            ttft_s=times_s[0] - self._scheduled_s,
+            itls_s=tuple(b - a for a, b in itertools.pairwise(times_s)),
+            e2e_s=times_s[-1] - self._scheduled_s,
+            num_preemptions=self._num_preemptions,
+            error=error,
+        )
+
+
+async def run_load(
+    client: AsyncClient, requests: Sequence[PlannedRequest], options: LoadOptions
+) -> tuple[list[RequestRecord], float]:
+    """Send every request at its time; a failed one becomes a record with its error.
+
+    Args:
+        client: Should not retry: a repeated request would hide the failure.
+        requests: In the order of their times.
+        options: How they are sent.
+
+    Returns:
+        One record a request, in their order, and the seconds until the last one ended.
+    """
+    limit = options.max_concurrency
+    places = asyncio.Semaphore(limit) if limit else contextlib.nullcontext()
+    start_s = time.perf_counter()
+
+    async def send(request: PlannedRequest) -> RequestRecord:
+        async with places:
+            return await _send(client, request, start_s + request.at_s, options)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = []
+        for request in requests:
+            await asyncio.sleep(max(start_s + request.at_s - time.perf_counter(), 0))
+            tasks.append(group.create_task(send(request)))
+    return [task.result() for task in tasks], time.perf_counter() - start_s
+
+
+async def warm_up(
+    client: AsyncClient, request: PlannedRequest, num_requests: int, options: LoadOptions
+) -> None:
+    """Send one request several times, one after the other, unmeasured.
+
+    Raises:
+        RequestError: It failed, so that the benchmark would too.
+    """
+    generate = _options_of(request, options)
+    for _ in range(num_requests):
+        await client.generate(options.model, _prompt_of(request, options), **generate)
+
+
+async def _send(
+    client: AsyncClient, request: PlannedRequest, scheduled_s: float, options: LoadOptions
+) -> RequestRecord:
+    watch = _Watch(request, scheduled_s)
+    prompt, generate = _prompt_of(request, options), _options_of(request, options)
+    try:
+        async with client.stream(options.model, prompt, **generate) as stream:
+            async for event in stream:
+                watch.see(event)
+    except FabricError as error:
+        return watch.record(f"{type(error).__name__}: {error.message}")
+    return watch.record("")
+
+
+def _prompt_of(request: PlannedRequest, options: LoadOptions) -> PromptLike:
+    if options.is_chat and isinstance(request.prompt, str):
+        return [{"role": "user", "content": request.prompt}]
+    return request.prompt
+
+
+def _options_of(request: PlannedRequest, options: LoadOptions) -> GenerateOptions:
+    return {**(options.generate or {}), "max_tokens": request.max_tokens}

@@ -1,0 +1,122 @@
+"""What a benchmark's records say: latencies, throughput and goodput, under vLLM's key names."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+METRICS = ("ttft", "tpot", "itl", "e2el")
+SLO_METRICS = ("ttft", "tpot", "e2el")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """What happened to one request; times in seconds.
+
+    ``arrival_s`` counts from the benchmark's start; ``ttft_s`` and ``e2e_s`` count from the
+    *scheduled* arrival, so that waiting in this client is part of the latency. ``itls_s`` has
+    one gap for each message after the first, however many tokens it carries.
+    """
+
+    arrival_s: float
+    input_len: int
+    output_len: int = 0
+    ttft_s: float = 0.0
+    itls_s: tuple[float, ...] = ()
+    e2e_s: float = 0.0
+    num_preemptions: int = 0
+    error: str = ""
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether all of the answer arrived."""
+        return not self.error
+
+    @property
+    def tpot_s(self) -> float:
+        """Seconds for each output token after the first; 0 if there is no other."""
+        if self.output_len < 2:
+            return 0.0
+        return (self.e2e_s - self.ttft_s) / (self.output_len - 1)
+
+    def meets(self, metric: str, bound_ms: float) -> bool:
+        """Whether the request completed within one bound: ttft, tpot or e2el in milliseconds."""
+        measured_s = {"ttft": self.ttft_s, "tpot": self.tpot_s, "e2el": self.e2e_s}[metric]
+        return self.is_completed and measured_s * 1e3 <= bound_ms
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The value below which ``percent`` % of ascending values lie, linearly interpolated."""
+    place = (len(ordered) - 1) * percent / 100
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def summarize(name: str, values_s: Sequence[float], percents: Sequence[float]) -> dict[str, float]:
+    """Mean, median, population standard deviation and percentiles, in milliseconds; 0 if none."""
+    ordered = sorted(value * 1e3 for value in values_s) or [0.0]
+    return {
+        f"mean_{name}_ms": statistics.fmean(ordered),
+        f"median_{name}_ms": statistics.median(ordered),
+        f"std_{name}_ms": statistics.pstdev(ordered),
+        **{f"p{percent:g}_{name}_ms": percentile(ordered, percent) for percent in percents},
+    }
+
+
+def latency_summary(
+    records: Sequence[RequestRecord], percents: Sequence[float]
+) -> dict[str, float]:
+    """Summaries of TTFT, TPOT (of replies with at least two tokens), ITL and end-to-end time."""
+    completed = [record for record in records if record.is_completed]
+    values = {
+        "ttft": [record.ttft_s for record in completed],
+        "tpot": [record.tpot_s for record in completed if record.output_len > 1],
+        "itl": [gap for record in completed for gap in record.itls_s],
+        "e2el": [record.e2e_s for record in completed],
+    }
+    summaries = (summarize(name, values[name], percents) for name in METRICS)
+    return {key: value for summary in summaries for key, value in summary.items()}
+
+
+def throughput(records: Sequence[RequestRecord], duration_s: float) -> dict[str, float]:
+    """Counts and rates over the whole run; failed requests count as failed only."""
+    completed = [record for record in records if record.is_completed]
+    num_input = sum(record.input_len for record in completed)
+    num_output = sum(record.output_len for record in completed)
+    return {
+        "duration": duration_s,
+        "completed": len(completed),
+        "failed": len(records) - len(completed),
+        "total_input_tokens": num_input,
+        "total_output_tokens": num_output,
+        "request_throughput": len(completed) / duration_s,
+        "output_throughput": num_output / duration_s,
+        "total_token_throughput": (num_input + num_output) / duration_s,
+        "preemptions": sum(record.num_preemptions for record in records),
+    }
+
+
+def goodput(
+    records: Sequence[RequestRecord], slos_ms: Mapping[str, float], duration_s: float
+) -> dict[str, object]:
+    """Requests a second that met all SLOs, and the share of *all* requests that did.
+
+    Args:
+        records: Every request, the failed ones too: they miss their SLOs.
+        slos_ms: Bounds for ttft, tpot and e2el; without any, goodput is None.
+        duration_s: Of the whole run.
+
+    Source: DistServe (Zhong et al., OSDI 2024) for goodput; AlpaServe for SLO attainment.
+    """
+    if not slos_ms or not records:
+        return {"request_goodput": None, "slo_attainment": None}
+    num_good = sum(all(r.meets(name, ms) for name, ms in slos_ms.items()) for r in records)
+    return {
+        "request_goodput": num_good / duration_s,
+        "slo_attainment": num_good / len(records),
+        "slo_attainment_by_metric": {
+            name: sum(record.meets(name, ms) for record in records) / len(records)
+            for name, ms in slos_ms.items()
+        },
+    }

@@ -1,0 +1,97 @@
+"""``fabric generate``: one prompt, its answer printed as it arrives."""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+
+from fabric.cli.connection import add_connection_arguments, connect
+from fabric.client import (
+    ChatMessage,
+    GenerateOptions,
+    Generation,
+    InvalidRequest,
+    PromptLike,
+)
+
+# Option, type, help; the names are those of the client's keyword arguments.
+_NUMBERS = (
+    ("max_tokens", int, "most output tokens"),
+    ("min_tokens", int, "no end before this many output tokens"),
+    ("temperature", float, "0 takes the most likely token"),
+    ("top_p", float, "keep the most likely tokens with this probability together"),
+    ("top_k", int, "keep this many most likely tokens"),
+    ("min_p", float, "keep tokens with this share of the most likely one's probability"),
+    ("repetition_penalty", float, "above 1 discourages tokens seen before"),
+    ("presence_penalty", float, "above 0 discourages tokens generated before, once"),
+    ("frequency_penalty", float, "above 0 discourages tokens generated before, each time"),
+    ("seed", int, "makes sampling repeatable"),
+    ("priority", int, "lower runs first"),
+)
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = commands.add_parser("generate", help="answer one prompt")
+    parser.set_defaults(run=_generate)
+    parser.add_argument("model", metavar="MODEL", help="id of a served model")
+    parser.add_argument(
+        "prompt", metavar="PROMPT", nargs="?", default="-", help="- reads standard input (default)"
+    )
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="send a user's message for the chat template, or plain text",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="system message of the chat")
+    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    sampling = parser.add_argument_group("generation (absent: the model's own defaults)")
+    for name, kind, text in _NUMBERS:
+        sampling.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=text)
+    sampling.add_argument("--stop", action="append", metavar="TEXT", help="end here; repeatable")
+    sampling.add_argument("--ignore-eos", action="store_true", help="EOS is an ordinary token")
+    sampling.add_argument("--timeout", type=float, metavar="S", help="deadline in seconds")
+    add_connection_arguments(parser)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    prompt = _prompt(args)
+    answer = asyncio.run(_stream(args, prompt, _options(args)))
+    if args.json:
+        print(json.dumps(dataclasses.asdict(answer), indent=2))
+    return 0
+
+
+async def _stream(
+    args: argparse.Namespace, prompt: PromptLike, options: GenerateOptions
+) -> Generation:
+    async with connect(args) as client, client.stream(args.model, prompt, **options) as stream:
+        if args.json:
+            return await stream.collect()
+        try:
+            async for piece in stream.text():
+                print(piece, end="", flush=True)
+        finally:
+            print(flush=True)
+        return stream.result
+
+
+def _prompt(args: argparse.Namespace) -> PromptLike:
+    text: str = sys.stdin.read() if args.prompt == "-" else args.prompt
+    if not args.chat:
+        if args.system is not None:
+            raise InvalidRequest.of("--system", "needs --chat")
+        return text
+    system = [] if args.system is None else [ChatMessage("system", args.system)]
+    return [*system, ChatMessage("user", text)]
+
+
+def _options(args: argparse.Namespace) -> GenerateOptions:
+    given = {name: getattr(args, name) for name, _, _ in _NUMBERS}
+    options: GenerateOptions = {"timeout_s": args.timeout, "stop": args.stop or ()}
+    options.update({name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
+    if args.ignore_eos:
+        options["ignore_eos"] = True
+    return options

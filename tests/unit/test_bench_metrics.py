@@ -1,0 +1,109 @@
+"""Latency, throughput and goodput by hand-made records."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from fabric.cli.bench_metrics import (
+    RequestRecord,
+    goodput,
+    latency_summary,
+    percentile,
+    summarize,
+    throughput,
+)
+from fabric.cli.bench_report import BenchSettings, build_result, measured_rate, table
+
+FAST = RequestRecord(0.0, 10, 5, ttft_s=0.1, itls_s=(0.1, 0.1, 0.1, 0.1), e2e_s=0.5)
+SLOW = RequestRecord(1.0, 20, 3, ttft_s=0.4, itls_s=(0.3, 0.3), e2e_s=1.0)
+SHORT = RequestRecord(2.0, 30, 1, ttft_s=0.2, e2e_s=0.2)
+FAILED = RequestRecord(3.0, 40, 2, ttft_s=0.1, e2e_s=0.1, error="Unavailable: died")
+RECORDS = (FAST, SLOW, SHORT, FAILED)
+
+
+@pytest.mark.parametrize(
+    ("percent", "value"), [(0, 1.0), (25, 1.75), (50, 2.5), (99, 3.97), (100, 4.0)]
+)
+def test_percentiles_are_interpolated(percent, value):
+    assert percentile([1.0, 2.0, 3.0, 4.0], percent) == pytest.approx(value)
+
+
+def test_tpot_leaves_the_first_token_out():
+    assert FAST.tpot_s == pytest.approx(0.1)
+    assert SLOW.tpot_s == pytest.approx(0.3)
+    assert SHORT.tpot_s == 0.0
+
+
+def test_summary_is_in_milliseconds():
+    assert summarize("ttft", [0.001, 0.003], [50, 99.9]) == pytest.approx(
+        {
+            "mean_ttft_ms": 2.0,
+            "median_ttft_ms": 2.0,
+            "std_ttft_ms": 1.0,
+            "p50_ttft_ms": 2.0,
+            "p99.9_ttft_ms": 2.998,
+        }
+    )
+
+
+def test_latencies_count_completed_requests_and_tpot_only_longer_replies():
+    summary = latency_summary(RECORDS, [99])
+    assert summary["median_ttft_ms"] == pytest.approx(200)
+    assert summary["mean_tpot_ms"] == pytest.approx(200)
+    assert summary["mean_itl_ms"] == pytest.approx(1000 / 6)
+    assert summary["mean_e2el_ms"] == pytest.approx(1700 / 3)
+
+
+def test_throughput_counts_completed_requests():
+    found = throughput(RECORDS, 2.0)
+    assert (found["completed"], found["failed"]) == (3, 1)
+    assert (found["total_input_tokens"], found["total_output_tokens"]) == (60, 9)
+    assert found["request_throughput"] == 1.5
+    assert found["output_throughput"] == 4.5
+    assert found["total_token_throughput"] == 34.5
+
+
+def test_goodput_needs_every_slo_and_attainment_counts_failed_requests():
+    found = goodput(RECORDS, {"ttft": 300.0, "tpot": 150.0}, 2.0)
+    assert found["request_goodput"] == 1.0
+    assert found["slo_attainment"] == 0.5
+    assert found["slo_attainment_by_metric"] == {"ttft": 0.5, "tpot": 0.5}
+
+
+def test_without_slos_there_is_no_goodput():
+    assert goodput(RECORDS, {}, 2.0) == {"request_goodput": None, "slo_attainment": None}
+
+
+def test_the_rate_of_a_trace_is_measured():
+    assert measured_rate([0.0, 0.5, 1.0]) == (2.0, float("inf"))
+    rate_per_s, burstiness = measured_rate([0.0, 0.0, 2.0])
+    assert (rate_per_s, burstiness) == (1.0, 1.0)
+    assert measured_rate([0.0])[0] == float("inf")
+
+
+def test_result_has_vllms_keys():
+    settings = BenchSettings("tiny", float("inf"), 1.0, None, (50.0, 99.0), {"ttft": 300.0})
+    result = build_result(settings, RECORDS, 2.0, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    assert result["date"] == "20260102-030405"
+    assert result["request_rate"] == "inf"
+    names = {
+        *("date", "backend", "model_id", "tokenizer_id", "num_prompts", "request_rate"),
+        *("burstiness", "max_concurrency", "duration", "completed", "failed"),
+        *("total_input_tokens", "total_output_tokens", "request_throughput", "request_goodput"),
+        *("output_throughput", "total_token_throughput", "input_lens", "output_lens", "ttfts"),
+        *("itls", "start_times", "errors", "slo_attainment"),
+    }
+    statistics_ = {
+        f"{kind}_{metric}_ms"
+        for kind in ("mean", "median", "std", "p50", "p99")
+        for metric in ("ttft", "tpot", "itl", "e2el")
+    }
+    assert names | statistics_ <= result.keys()
+
+
+def test_the_table_is_aligned():
+    settings = BenchSettings("tiny", 4.0, 1.0, None, (99.0,), {})
+    lines = list(table(build_result(settings, RECORDS, 2.0, datetime.now(UTC)), (99.0,)))
+    assert {len(line) for line in lines} == {52}
+    assert "Serving Benchmark Result" in lines[0]
+    assert not any("goodput" in line for line in lines)

@@ -1,0 +1,146 @@
+"""The commands against a fake router: what they print, and how they exit."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fabric.cli import main
+from fabric.core.errors import InvalidRequest, Unavailable
+from fabric.core.prompt import ChatMessage, PromptChat, PromptText
+from tests.unit.fake_router import STARTED, TWO_TOKENS, delta, serving_in_thread
+
+
+@pytest.fixture
+def router():
+    with serving_in_thread() as fake:
+        yield fake
+
+
+@pytest.fixture
+def fabric(router, capsys):
+    """Runs a command against the fake; returns exit code, stdout, stderr."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main([*words, "--target", router.target])
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return run
+
+
+def test_generate_prints_the_text(router, fabric):
+    router.scripts = [TWO_TOKENS]
+    assert fabric("generate", "tiny", "Say hello") == (0, "Hello world\n", "")
+    assert router.specs[0].prompt == PromptChat((ChatMessage("user", "Say hello"),))
+
+
+def test_generate_sends_its_options(router, fabric):
+    fabric(
+        *("generate", "tiny", "Hi", "--system", "Be brief.", "--max-tokens", "3"),
+        *("--temperature", "0", "--stop", "a", "--stop", "b", "--seed", "5", "--ignore-eos"),
+    )
+    spec = router.specs[0]
+    assert spec.prompt.messages[0] == ChatMessage("system", "Be brief.")
+    assert (spec.sampling.max_tokens, spec.sampling.temperature) == (3, 0.0)
+    assert (spec.sampling.stop, spec.sampling.seed) == (("a", "b"), 5)
+    assert spec.sampling.ignore_eos is True
+    assert spec.sampling.top_p is None
+
+
+def test_generate_reads_a_plain_prompt_from_standard_input(router, fabric, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Once upon"))
+    assert fabric("generate", "tiny", "-", "--no-chat", "--max-tokens", "1")[0] == 0
+    assert router.specs[0].prompt == PromptText("Once upon")
+
+
+def test_generate_as_json_is_the_whole_answer(router, fabric):
+    router.scripts = [TWO_TOKENS]
+    code, out, _ = fabric("generate", "tiny", "x", "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["sequences"][0]["text"] == "Hello world"
+    assert answer["sequences"][0]["finish_reason"] == "length"
+    assert answer["usage"]["prompt_tokens"] == 3
+
+
+def test_an_error_is_one_line_on_stderr(router, fabric):
+    router.scripts = [[InvalidRequest.of("sampling.temperature", "is -1.0; allowed: 0 to 100")]]
+    code, out, err = fabric("generate", "tiny", "x", "--temperature", "-1")
+    assert (code, out.strip()) == (1, "")
+    assert err == "fabric: sampling.temperature: is -1.0; allowed: 0 to 100\n"
+
+
+def test_a_stream_that_breaks_keeps_its_text_and_fails(router, fabric):
+    router.scripts = [[STARTED, delta(0, "Hello"), Unavailable("the device group died")]]
+    code, out, err = fabric("generate", "tiny", "x")
+    assert (code, out.strip()) == (1, "Hello")
+    assert err == "fabric: the device group died\n"
+
+
+def test_an_interrupt_cancels_the_request(router, fabric, monkeypatch):
+    def interrupt(*words: object, **_: object) -> None:
+        if words:
+            raise KeyboardInterrupt
+
+    router.scripts = [[STARTED, delta(0, "Hello"), "hang"]]
+    monkeypatch.setattr("fabric.cli.generate.print", interrupt, raising=False)
+    code, _, err = fabric("generate", "tiny", "x")
+    assert (code, err) == (130, "fabric: interrupted\n")
+    router.await_cancellation()
+
+
+def test_models_are_listed(fabric):
+    code, out, _ = fabric("models")
+    assert code == 0
+    assert out.splitlines()[1].split() == [
+        *("tiny", "ready", "LlamaForCausalLM", "float32", "64", "260,000", "left")
+    ]
+
+
+def test_models_as_json(fabric):
+    (model,) = json.loads(fabric("models", "--json")[1])
+    assert (model["id"], model["state"], model["vocab_size"]) == ("tiny", "ready", 100)
+
+
+def test_status_shows_each_groups_load(fabric):
+    code, out, _ = fabric("status")
+    assert code == 0
+    summary, _, left, right = out.splitlines()
+    assert "3 requests in flight" in summary
+    assert left.split() == ["left", "ready", "3", "tiny", "2", "1", "25.0", "25.0", "1,234", "5"]
+    assert right.split() == ["right", "down", "0", "other", "0", "0", "-", "-", "0", "0"]
+
+
+def test_status_as_json(fabric):
+    status = json.loads(fabric("status", "--json")[1])
+    assert status["groups"][0]["load"]["num_blocks"] == 100
+    assert status["groups"][1]["state"] == "down"
+
+
+def test_drain_succeeds_only_when_all_is_done(router, fabric):
+    assert fabric("drain", "left", "--timeout", "2") == (0, "left: drained\n", "")
+    assert router.drain_request.timeout.seconds == 2
+    assert fabric("drain", "busy")[0] == 1
+
+
+@pytest.mark.parametrize("words", [[], ["generate"], ["models", "--wrong"], ["bench"]])
+def test_wrong_usage_exits_with_2(words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    assert "usage: fabric" in capsys.readouterr().err
+
+
+def test_a_wrong_option_value_exits_with_2(capsys):
+    assert main(["models", "--tls-ca", "nowhere.pem"]) == 2
+    assert capsys.readouterr().err.startswith("fabric: cannot read the TLS file nowhere.pem")
+
+
+def test_the_base_install_is_enough_for_the_command():
+    heavy = {"torch", "ray", "rich", "pydantic", "yaml", "msgpack", "numpy"}
+    code = f"import sys, fabric.cli; sys.exit(repr({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "set()"
