@@ -6,7 +6,8 @@ from collections.abc import Callable
 from fabric.core.errors import ModelNotFound, Unavailable
 from fabric.core.request import ModelCard, ServedModel
 from fabric.core.status import GroupState, GroupStatus, ModelState, ModelStatus
-from fabric.router.connection import GroupAddress, LinkOptions
+from fabric.router.connection import GroupAddress as GroupAddress
+from fabric.router.connection import LinkOptions
 from fabric.router.group_link import GroupLink
 from fabric.rpc.frames import FrameCodec
 

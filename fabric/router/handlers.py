@@ -18,7 +18,7 @@ Asked = TypeVar("Asked", bound=Message)
 Method = Callable[[Asked, Context], Awaitable[Message | None]]
 
 
-def unary(kind: type[Asked], method: Method[Asked]) -> grpc.RpcMethodHandler[Any, Any]:
+def unary(kind: type[Asked], method: Method[Asked]) -> "grpc.RpcMethodHandler[Any, Any]":
     """A handler for a method that takes a message of ``kind`` and returns its answer.
 
     Messages are parsed here, not by grpc, which would call a malformed one INTERNAL.
@@ -31,7 +31,7 @@ def unary(kind: type[Asked], method: Method[Asked]) -> grpc.RpcMethodHandler[Any
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def streaming(kind: type[Asked], method: Method[Asked]) -> grpc.RpcMethodHandler[Any, Any]:
+def streaming(kind: type[Asked], method: Method[Asked]) -> "grpc.RpcMethodHandler[Any, Any]":
     """A handler for a method that takes a message of ``kind`` and writes serialized answers."""
 
     async def handle(raw: bytes, context: Context) -> None:

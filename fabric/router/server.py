@@ -51,7 +51,7 @@ class RouterSettings:
     stall_after_s: float = 10.0
     tls: TlsSettings | None = None
     link_tls: ssl.SSLContext | None = None
-    has_reflection: bool = True
+    reflection: bool = True
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
 
 
@@ -126,7 +126,7 @@ class RouterServer:
         controller = control.ControlServicer(self._catalog, self._dispatcher)
         server.add_generic_rpc_handlers((inference.handler(), controller.handler()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if self._settings.has_reflection:
+        if self._settings.reflection:
             names = (servicer.NAME, control.NAME, health.NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
         return server

@@ -29,7 +29,7 @@ class LineFormatter(logging.Formatter):
         return super().format(record).replace("\n", "\\n")
 
 
-def setup_logging(level: str, *, json: bool) -> None:
+def setup_logging(level: str, *, json: bool = False) -> None:
     """Send this process's records to stderr; for entry points only, never for libraries.
 
     Args:
