@@ -9,7 +9,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 CSRC = Path("kernels/cpu/csrc")
-COMMON_SOURCES = ("bindings.cpp", "cache.cpp")
+COMMON_SOURCES = ("bindings.cpp", "cache.cpp", "threads.cpp")
 ISA_SOURCES = ("attention.cpp", "layers.cpp", "linear.cpp", "table.cpp")
 ISA_FLAGS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -18,7 +18,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["avx512"] = ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in avx512)]
 
 # No contraction: where a multiply and an add are fused is part of the kernels' contract.
-FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fvisibility=hidden", "-ffp-contract=off"]
+FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=off"]
 # GCC warns of the ABI of wide vectors (all inlined) and of its own AVX-512 headers.
 FLAGS += ["-Wno-psabi", "-Wno-maybe-uninitialized"]
 
@@ -41,7 +41,7 @@ class BuildKernels(build_ext):
             objects += self._compile(ISA_SOURCES, [f"-DKERNEL_ISA={isa}", *flags], [], isa)
         target = self.get_ext_fullpath(ext.name)
         self.compiler.link_shared_object(
-            objects, target, extra_postargs=["-fopenmp"], target_lang="c++"
+            objects, target, extra_postargs=["-pthread"], target_lang="c++"
         )
 
     def _compile(self, sources, flags, include_dirs, folder):
@@ -60,7 +60,7 @@ setup(
         Extension(
             "kernels.cpu._kernels",
             sources=[str(CSRC / name) for name in COMMON_SOURCES + ISA_SOURCES],
-            depends=[str(CSRC / name) for name in ("kernels.h", "simd.h", "cache.h")],
+            depends=[str(CSRC / name) for name in ("cache.h", "kernels.h", "simd.h", "threads.h")],
             optional=True,
         )
     ],

@@ -214,8 +214,8 @@ class Attention {
 
 template <class T>
 void attend(const AttentionArgs& args) {
-#pragma omp parallel for schedule(dynamic) num_threads(args.num_threads)
-  for (int64_t i = 0; i < args.num_tasks; ++i) Attention<T>(args, args.tasks[i]).run();
+  parallel_for(args.pool, args.num_tasks,
+               [&](int64_t i) { Attention<T>(args, args.tasks[i]).run(); });
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 
 #include "cache.h"
 #include "kernels.h"
+#include "threads.h"
 
 #if defined(__x86_64__)
 namespace avx512 {
@@ -27,7 +28,7 @@ namespace {
 
 namespace py = pybind11;
 
-// Starting the threads costs as much as this many multiply-adds, or moved elements, on one.
+// Sharing work out costs as much as this many multiply-adds, or moved elements, on one.
 constexpr int64_t kMinMultiplies = 1 << 17;
 constexpr int64_t kMinElements = 1 << 14;
 
@@ -158,7 +159,7 @@ int64_t count_scores(const Batch& b, int64_t num_heads) {
 class Kernels {
  public:
   Kernels(const std::string& isa, int num_threads)
-      : table_(find_table(isa)), num_threads_(num_threads) {}
+      : table_(find_table(isa)), pool_(std::make_unique<ThreadPool>(num_threads)) {}
 
   int64_t packed_rows(int64_t rows) const {
     return ceil_div(rows, table_.panel_width()) * table_.panel_width();
@@ -168,7 +169,7 @@ class Kernels {
                    uintptr_t packed) const {
     py::gil_scoped_release release;
     table_.pack_linear(dtype(bf16), {at<void>(weight), rows, columns, stride}, at<void>(packed),
-                       num_threads_);
+                       pool_.get());
   }
 
   void linear(bool bf16, uintptr_t x, int64_t rows, int64_t columns, int64_t stride,
@@ -267,11 +268,12 @@ class Kernels {
  private:
   static DType dtype(bool bf16) { return bf16 ? DType::kBFloat16 : DType::kFloat32; }
 
-  // All or one: OpenMP ends threads that a smaller team leaves out.
-  int threads(int64_t work, int64_t least) const { return work < 2 * least ? 1 : num_threads_; }
+  ThreadPool* threads(int64_t work, int64_t least) const {
+    return work < 2 * least ? nullptr : pool_.get();
+  }
 
   const Table& table_;
-  const int num_threads_;
+  const std::unique_ptr<ThreadPool> pool_;
 };
 
 }  // namespace

@@ -3,8 +3,7 @@
 #include <cstring>
 
 void store_kv(const StoreArgs& a) {
-#pragma omp parallel for num_threads(a.num_threads)
-  for (int64_t token = 0; token < a.num_tokens; ++token) {
+  parallel_for(a.pool, a.num_tokens, [&](int64_t token) {
     const char* key = a.key + token * a.key_stride;
     const char* value = a.value + token * a.value_stride;
     int64_t block = a.slots[token] / a.block_size * a.block_stride;
@@ -14,13 +13,12 @@ void store_kv(const StoreArgs& a) {
       std::memcpy(a.keys + to, key + head * a.head_bytes, a.head_bytes);
       std::memcpy(a.values + to, value + head * a.head_bytes, a.head_bytes);
     }
-  }
+  });
 }
 
 void copy_blocks(const CopyArgs& a) {
-#pragma omp parallel for num_threads(a.num_threads)
-  for (int64_t pair = 0; pair < a.num_pairs; ++pair) {
+  parallel_for(a.pool, a.num_pairs, [&](int64_t pair) {
     std::memcpy(a.target + a.pairs[2 * pair + 1] * a.target_stride,
                 a.source + a.pairs[2 * pair] * a.source_stride, a.block_bytes);
-  }
+  });
 }

@@ -1,7 +1,7 @@
 // Moving keys and values into and between blocks: bytes only, so one build for every processor.
 #pragma once
 
-#include <cstdint>
+#include "kernels.h"
 
 struct StoreArgs {
   const char* key;
@@ -16,7 +16,7 @@ struct StoreArgs {
   int64_t head_bytes;
   const int64_t* slots;
   int64_t num_tokens;
-  int num_threads;
+  ThreadPool* pool;
 };
 
 struct CopyArgs {
@@ -27,7 +27,7 @@ struct CopyArgs {
   int64_t block_bytes;
   const int64_t* pairs;  // (source block, target block)
   int64_t num_pairs;
-  int num_threads;
+  ThreadPool* pool;
 };
 
 void store_kv(const StoreArgs& args);

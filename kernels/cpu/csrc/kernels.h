@@ -2,10 +2,24 @@
 // instruction set, into a namespace of that name; each such build exports one Table.
 //
 // Strides are in elements, sizes of blocks in cache.cpp in bytes. Pointers and indices have been
-// checked by the caller.
+// checked by the caller. Work with no pool is too small for more than one thread.
 #pragma once
 
 #include <cstdint>
+
+class ThreadPool;
+using Range = void (*)(const void* context, int64_t begin, int64_t end);
+
+// Covers 0 to count by calls of range on the pool's threads, or by one call if there is no pool.
+void run_ranges(ThreadPool* pool, int64_t count, Range range, const void* context);
+
+template <class Body>
+static void parallel_for(ThreadPool* pool, int64_t count, const Body& body) {
+  Range range = [](const void* context, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) (*static_cast<const Body*>(context))(i);
+  };
+  run_ranges(pool, count, range, &body);
+}
 
 struct BFloat16 {
   uint16_t bits;
@@ -26,7 +40,7 @@ struct LinearArgs {
   Matrix out;
   const void* weight;  // packed by Table::pack_linear
   void* scratch;       // 4-byte units: x.rows * ceil_div(x.columns, 4 / sizeof(element))
-  int num_threads;
+  ThreadPool* pool;
 };
 
 struct NormArgs {
@@ -35,7 +49,7 @@ struct NormArgs {
   const void* weight;
   void* out;  // contiguous
   float eps;
-  int num_threads;
+  ThreadPool* pool;
 };
 
 // Heads are contiguous inside a token's row.
@@ -44,7 +58,7 @@ struct RopeArgs {
   int64_t head_dim;
   const int32_t* positions;
   const float* cos_sin;
-  int num_threads;
+  ThreadPool* pool;
 };
 
 // Some query rows (a row is a token's head) of one sequence against one KV head.
@@ -76,16 +90,16 @@ struct AttentionArgs {
   const AttentionTask* tasks;
   int64_t num_tasks;
   float scale;
-  int num_threads;
+  ThreadPool* pool;
 };
 
 struct Table {
   int64_t (*panel_width)();  // a packed weight's out_features are padded to a multiple of this
-  void (*pack_linear)(DType, const Matrix& weight, void* packed, int num_threads);
+  void (*pack_linear)(DType, const Matrix& weight, void* packed, ThreadPool*);
   void (*linear)(DType, const LinearArgs&);
   void (*rms_norm)(DType, const NormArgs&);
   void (*rope)(DType, const RopeArgs&);
-  void (*silu_and_mul)(DType, const Matrix& gate_up, void* out, int num_threads);
+  void (*silu_and_mul)(DType, const Matrix& gate_up, void* out, ThreadPool*);
   void (*paged_attention)(DType, const AttentionArgs&);
 };
 
@@ -94,11 +108,11 @@ static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b
 #if defined(KERNEL_ISA)
 namespace KERNEL_ISA {
 int64_t panel_width();
-void pack_linear(DType, const Matrix& weight, void* packed, int num_threads);
+void pack_linear(DType, const Matrix& weight, void* packed, ThreadPool*);
 void linear(DType, const LinearArgs&);
 void rms_norm(DType, const NormArgs&);
 void rope(DType, const RopeArgs&);
-void silu_and_mul(DType, const Matrix& gate_up, void* out, int num_threads);
+void silu_and_mul(DType, const Matrix& gate_up, void* out, ThreadPool*);
 void paged_attention(DType, const AttentionArgs&);
 }  // namespace KERNEL_ISA
 #endif

@@ -28,8 +28,7 @@ void add_row(const T* x, T* residual, int64_t size) {
 template <class T>
 void norm_rows(const NormArgs& a) {
   const int64_t size = a.x.columns;
-#pragma omp parallel for num_threads(a.num_threads)
-  for (int64_t row = 0; row < a.x.rows; ++row) {
+  parallel_for(a.pool, a.x.rows, [&](int64_t row) {
     const T* x = static_cast<const T*>(a.x.data) + row * a.x.stride;
     if (a.residual != nullptr) {
       T* residual = static_cast<T*>(a.residual) + row * size;
@@ -37,7 +36,7 @@ void norm_rows(const NormArgs& a) {
       x = residual;
     }
     norm_row(x, static_cast<const T*>(a.weight), static_cast<T*>(a.out) + row * size, size, a.eps);
-  }
+  });
 }
 
 template <class T>
@@ -54,21 +53,19 @@ void rotate_head(T* x, const float* cosines, const float* sines, int64_t half) {
 template <class T>
 void rotate_rows(const RopeArgs& a) {
   const int64_t half = a.head_dim / 2;
-#pragma omp parallel for num_threads(a.num_threads)
-  for (int64_t row = 0; row < a.x.rows; ++row) {
+  parallel_for(a.pool, a.x.rows, [&](int64_t row) {
     T* x = static_cast<T*>(a.x.data) + row * a.x.stride;
     const float* cosines = a.cos_sin + a.positions[row] * a.head_dim;
     for (int64_t column = 0; column < a.x.columns; column += a.head_dim) {
       rotate_head(x + column, cosines, cosines + half, half);
     }
-  }
+  });
 }
 
 template <class T>
-void activate_rows(const Matrix& gate_up, void* out, int num_threads) {
+void activate_rows(const Matrix& gate_up, void* out, ThreadPool* pool) {
   const int64_t size = gate_up.columns / 2;
-#pragma omp parallel for num_threads(num_threads)
-  for (int64_t row = 0; row < gate_up.rows; ++row) {
+  parallel_for(pool, gate_up.rows, [&](int64_t row) {
     const T* gate = static_cast<const T*>(gate_up.data) + row * gate_up.stride;
     T* to = static_cast<T*>(out) + row * size;
     for (int64_t i = 0; i < size; i += kLanes) {
@@ -76,7 +73,7 @@ void activate_rows(const Matrix& gate_up, void* out, int num_threads) {
       VecF g = load(gate + i, n);
       store(to + i, g / (exp(-g) + 1.0f) * load(gate + size + i, n), n);
     }
-  }
+  });
 }
 
 }  // namespace
@@ -91,9 +88,9 @@ void rope(DType dtype, const RopeArgs& args) {
   run(args);
 }
 
-void silu_and_mul(DType dtype, const Matrix& gate_up, void* out, int num_threads) {
+void silu_and_mul(DType dtype, const Matrix& gate_up, void* out, ThreadPool* pool) {
   auto run = dtype == DType::kFloat32 ? activate_rows<float> : activate_rows<BFloat16>;
-  run(gate_up, out, num_threads);
+  run(gate_up, out, pool);
 }
 
 }  // namespace KERNEL_ISA

@@ -74,14 +74,14 @@ void multiply_tile(const Tile<T>& tile, int64_t num_rows) {
 }
 
 template <class T>
-void pack(const Matrix& weight, void* packed, int num_threads) {
-  int64_t panel_size = ceil_div(weight.columns, kStep<T>) * kStep<T> * kPanel;
-#pragma omp parallel for num_threads(num_threads)
-  for (int64_t first = 0; first < weight.rows; first += kPanel) {
+void pack(const Matrix& weight, void* packed, ThreadPool* pool) {
+  const int64_t depth = ceil_div(weight.columns, kStep<T>) * kStep<T>;
+  parallel_for(pool, ceil_div(weight.rows, kPanel), [&](int64_t panel) {
+    int64_t first = panel * kPanel;
     pack_rows(static_cast<const T*>(weight.data) + first * weight.stride, weight.stride,
               min(kPanel, weight.rows - first), kPanel, weight.columns,
-              static_cast<T*>(packed) + first / kPanel * panel_size);
-  }
+              static_cast<T*>(packed) + first * depth);
+  });
 }
 
 template <class T>
@@ -91,41 +91,37 @@ void multiply(const LinearArgs& a) {
   const int64_t num_tiles = ceil_div(a.x.rows, kMaxRows);
   const int64_t tile_rows = ceil_div(a.x.rows, num_tiles);
   const int64_t num_tasks = ceil_div(a.out.columns, kPanel) * num_tiles;
-  const int64_t chunk = ceil_div(num_tasks, a.num_threads * 8);
   const T* x = static_cast<const T*>(a.x.data);
-  const bool is_packed = a.x.rows == 1 && a.x.columns == depth;
-  T* scratch = static_cast<T*>(a.scratch);
-#pragma omp parallel num_threads(a.num_threads)
-  {
-#pragma omp for
-    for (int64_t tile = 0; tile < (is_packed ? 0 : num_tiles); ++tile) {
+  if (a.x.rows > 1 || a.x.columns != depth) {
+    T* packed = static_cast<T*>(a.scratch);
+    parallel_for(a.pool, num_tiles, [&](int64_t tile) {
       int64_t first = tile * tile_rows;
       int64_t rows = min(tile_rows, a.x.rows - first);
       pack_rows(x + first * a.x.stride, a.x.stride, rows, rows, a.x.columns,
-                scratch + first * depth);
-    }
-#pragma omp for schedule(dynamic, chunk)
-    for (int64_t task = 0; task < num_tasks; ++task) {
-      int64_t column = task / num_tiles * kPanel;
-      int64_t first = task % num_tiles * tile_rows;
-      Tile<T> tile = {is_packed ? x : scratch + first * depth,
-                      static_cast<const T*>(a.weight) + column * depth,
-                      num_steps,
-                      static_cast<T*>(a.out.data) + first * a.out.stride + column,
-                      a.out.stride,
-                      min(kPanel, a.out.columns - column)};
-      multiply_tile(tile, min(tile_rows, a.x.rows - first));
-    }
+                packed + first * depth);
+    });
+    x = packed;
   }
+  parallel_for(a.pool, num_tasks, [&](int64_t task) {
+    int64_t column = task / num_tiles * kPanel;
+    int64_t first = task % num_tiles * tile_rows;
+    Tile<T> tile = {x + first * depth,
+                    static_cast<const T*>(a.weight) + column * depth,
+                    num_steps,
+                    static_cast<T*>(a.out.data) + first * a.out.stride + column,
+                    a.out.stride,
+                    min(kPanel, a.out.columns - column)};
+    multiply_tile(tile, min(tile_rows, a.x.rows - first));
+  });
 }
 
 }  // namespace
 
 int64_t panel_width() { return kPanel; }
 
-void pack_linear(DType dtype, const Matrix& weight, void* packed, int num_threads) {
+void pack_linear(DType dtype, const Matrix& weight, void* packed, ThreadPool* pool) {
   auto run = dtype == DType::kFloat32 ? pack<float> : pack<BFloat16>;
-  run(weight, packed, num_threads);
+  run(weight, packed, pool);
 }
 
 void linear(DType dtype, const LinearArgs& args) {
