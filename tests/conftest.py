@@ -1,6 +1,7 @@
 """Fixtures for tests that need real weights or traces; without these they are skipped."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,3 +46,14 @@ def smollm2_local() -> "LocalModel":
         return resolve_source(SMOLLM2, default_cache_dir(), NoProgress())
     except SourceError as error:
         pytest.skip(f"SmolLM2 can't be fetched: {error}")
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Keep torch to one thread: for tiny tensors its threads cost more than they give."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -15,6 +15,8 @@ from fabric.models.sources import LocalModel
 from kernels.reference import ReferenceBackend
 from tests.unit.tiny_models import TINY, OneSequence, random_tensors, save_folder
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",

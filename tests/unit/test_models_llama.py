@@ -18,6 +18,8 @@ from kernels.ops import Backend
 from tests.unit.test_models_config import LLAMA3
 from tests.unit.tiny_models import TINY, DictCheckpoint, OneSequence, random_tensors
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 STORY = (
     ", there was a little girl named Lily. She loved to play outside in the park. "
     "One day, she saw a big, red ball."
@@ -36,7 +38,7 @@ SHAPES = {
 
 @pytest.fixture(params=available_backends("cpu"))
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return select_backend("cpu", request.param)
+    return select_backend("cpu", request.param, num_threads=1)
 
 
 def reference_logits(

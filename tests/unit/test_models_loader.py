@@ -14,6 +14,8 @@ from fabric.models.sources import LocalModel
 from kernels.reference import ReferenceBackend
 from tests.unit.tiny_models import TINY, OneSequence, random_tensors, save_folder
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 NORM = "model.norm.weight"
 
 
