@@ -1,4 +1,8 @@
-"""What crosses between the scheduler and the workers in one iteration: changes, not state."""
+"""What crosses between the scheduler and the workers in one iteration: changes, not state.
+
+ScheduledSequence and SequenceUpdate are made for every sequence in every iteration. They are not
+frozen, because that takes three times as long to make; nobody changes them all the same.
+"""
 
 from dataclasses import dataclass
 
@@ -24,7 +28,7 @@ class NewSequence:
     block_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScheduledSequence:
     """One sequence's share of this iteration.
 
@@ -81,7 +85,7 @@ class StepResult:
     sampled: tuple[SampledTokens, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SequenceUpdate:
     """What one iteration gave one sequence.
 

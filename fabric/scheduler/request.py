@@ -97,11 +97,6 @@ class SequenceState:
         self.step = 0
         self.is_known = False
 
-    @property
-    def num_output_tokens(self) -> int:
-        """Tokens sampled so far."""
-        return len(self.tokens) - self.num_prompt_tokens
-
     def fork(self, key: int, index: int) -> "SequenceState":
         """A sibling with the same tokens, whose KV exists as far as this one's."""
         tokens = self.tokens.copy()

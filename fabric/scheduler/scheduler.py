@@ -13,7 +13,6 @@ from fabric.core.request import (
     FinishReason,
     GenerationRequest,
     LoadReport,
-    PositionLogprobs,
     StopMatch,
 )
 from fabric.kv.manager import KVCacheManager
@@ -260,41 +259,50 @@ class Scheduler:
 
     def _take_samples(
         self,
-        parent: SequenceState,
+        sequence: SequenceState,
         sample: SampledTokens,
         now: float,
         updates: list[SequenceUpdate],
     ) -> None:
-        if parent.request.first_token_s is None:
-            parent.request.first_token_s = now
-        children = self._pool.fork(parent) if parent.num_samples > 1 else []
-        family = [parent, *children]
-        logprobs = sample.logprobs or (None,) * len(family)
-        ends = []
-        for sequence, token, logprob in zip(family, sample.token_ids, logprobs, strict=True):
-            update = self._append(sequence, token, logprob)
-            updates.append(update)
-            if update.finish_reason is not None:
-                ends.append(sequence)
-            elif sequence is not parent:
-                self._pool.run_fork(parent, sequence)
-        for sequence in ends:
+        if sequence.request.first_token_s is None:
+            sequence.request.first_token_s = now
+        if sequence.num_samples > 1:
+            updates += self._fork(sequence, sample, now)
+            return
+        update = self._append(sequence, sample, 0)
+        updates.append(update)
+        if update.finish_reason is not None:
             self._pool.finish(sequence, now)
 
-    def _append(
-        self, sequence: SequenceState, token: int, logprob: PositionLogprobs | None
-    ) -> SequenceUpdate:
+    def _fork(
+        self, parent: SequenceState, sample: SampledTokens, now: float
+    ) -> list[SequenceUpdate]:
+        """Give each sibling its first token; those that go on share the parent's blocks."""
+        family = [parent, *self._pool.fork(parent)]
+        updates = [self._append(sequence, sample, i) for i, sequence in enumerate(family)]
+        ends = [update.finish_reason is not None for update in updates]
+        for child, has_ended in zip(family[1:], ends[1:], strict=True):
+            if not has_ended:
+                self._pool.run_fork(parent, child)
+        for sequence, has_ended in zip(family, ends, strict=True):
+            if has_ended:
+                self._pool.finish(sequence, now)
+        return updates
+
+    def _append(self, sequence: SequenceState, sample: SampledTokens, i: int) -> SequenceUpdate:
+        """Append the ``i``-th of the sampled tokens to a sequence."""
         request = sequence.request
-        sequence.tokens.append(token)
+        first_token = len(sequence.tokens) - sequence.num_prompt_tokens
+        sequence.tokens.append(sample.token_ids[i])
         request.num_output_tokens += 1
         reason, match = ending_of(sequence, self._eos_token_ids, self._config.max_model_len)
         return SequenceUpdate(
-            request_id=request.source.request_id,
-            key=sequence.key,
-            index=sequence.index,
-            first_token=sequence.num_output_tokens - 1,
-            token_ids=(token,),
-            logprobs=() if logprob is None else (logprob,),
-            finish_reason=reason,
-            stop_match=match,
+            request.source.request_id,
+            sequence.key,
+            sequence.index,
+            first_token,
+            sample.token_ids[i : i + 1],
+            sample.logprobs[i : i + 1],
+            reason,
+            match,
         )

@@ -16,13 +16,13 @@ def ending_of(sequence: SequenceState, eos_token_ids: frozenset[int], max_model_
     rather than a length that is reached at the same token.
     """
     sampling = sequence.request.source.sampling
-    token = sequence.tokens[-1]
-    num_output = sequence.num_output_tokens
+    tokens = sequence.tokens
+    token, num_output = tokens[-1], len(tokens) - sequence.num_prompt_tokens
     is_stop = (token in eos_token_ids and not sampling.ignore_eos) or (
         token in sampling.stop_token_ids
     )
     if is_stop and num_output > sampling.min_tokens:
         return FinishReason.STOP, StopMatch(token_id=token)
-    if num_output >= sampling.max_tokens or len(sequence.tokens) >= max_model_len:
+    if num_output >= sampling.max_tokens or len(tokens) >= max_model_len:
         return _TOO_LONG
     return _GOES_ON

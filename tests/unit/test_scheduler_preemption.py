@@ -62,13 +62,15 @@ def test_nobody_is_admitted_in_an_iteration_that_preempts():
     world.add("old", 7, max_tokens=9)
     world.add("new", 11, max_tokens=9)
     world.step()
-    world.add("tiny", 1, max_tokens=1)
+    world.add("tiny", 1, max_tokens=1, priority=-1)
     world.step()
     assert world.scheduler.report().num_preemptions == 0
     output = world.step()
     assert world.scheduler.report().num_preemptions == 1
     assert len(output.scheduled) == 1
     assert world.scheduler.report().num_waiting == 2
+    world.step()
+    assert "tiny" in world.ends
 
 
 def test_a_newest_sequence_that_needs_a_block_gives_way_itself():
@@ -108,7 +110,9 @@ def test_forced_preemption_at_every_iteration_changes_no_token():
         world.step()
         for name in requests:
             world.scheduler.preempt(name)
-        world.kv.check_invariants()
+        for sequence in world.scheduler._pool.sequences.values():
+            assert sequence.num_computed_tokens == 0
+        assert world.kv.num_free_blocks == world.kv.num_blocks
     for name, request in requests.items():
         assert world.tokens[name, 0] == expected_output(request, 0)
         assert world.ends[name].timing.num_preemptions == 5
