@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from fabric.core.errors import InvalidRequest
@@ -24,6 +24,7 @@ class ChatTemplate:
             variables: What the template may refer to, such as ``bos_token``.
         """
         self._source = source
+        self._template: Template | None = None
         self._variables = dict(variables)
         self._environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
@@ -49,8 +50,9 @@ class ChatTemplate:
                     f"is {message.get('role')!r}; allowed: {', '.join(ROLES)}",
                 )
         try:
-            template = self._environment.from_string(self._source)
-            return template.render(
+            if self._template is None:
+                self._template = self._environment.from_string(self._source)
+            return self._template.render(
                 messages=messages, add_generation_prompt=add_generation_prompt, **self._variables
             )
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:

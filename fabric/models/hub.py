@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+
+# The error of its HTTP library, whichever that is in the installed version.
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from fabric.core.errors import SourceError
 from fabric.models.progress import Progress
@@ -30,7 +32,7 @@ def fetch_from_hub(repository: str, progress: Progress) -> Path:
         folder = snapshot_download(
             match["name"], revision=match["revision"], allow_patterns=list(PATTERNS)
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise SourceError(f"hf:{repository} can't be fetched: {error}") from error
     path = Path(str(folder))
     if not (path / "config.json").is_file():

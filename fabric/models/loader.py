@@ -19,6 +19,7 @@ from fabric.models.model import CausalModel
 from fabric.models.progress import Progress
 from fabric.models.registry import build_model, check_architecture
 from fabric.models.sources import LocalModel
+from fabric.models.tokenizer import Tokenizer
 from kernels.ops import Backend
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
@@ -111,7 +112,9 @@ def _open_folder(folder: Path) -> _Opened:
     config = ModelConfig.from_hf(raw)
     path = folder / "generation_config.json"
     generation = _read_json(path) if path.is_file() else {}
-    defaults = generation_defaults(generation, raw.get("eos_token_id"))
+    has_tokenizer = (folder / "tokenizer.json").is_file()
+    ends = Tokenizer.load(folder).eos_token_ids if has_tokenizer else ()
+    defaults = generation_defaults(generation, raw.get("eos_token_id"), ends)
     return _Opened(SafetensorsCheckpoint(folder), config, defaults)
 
 

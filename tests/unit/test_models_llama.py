@@ -77,6 +77,13 @@ def test_only_the_rows_asked_for_come_back(backend: Backend):
     assert torch.equal(some, every[[2, 0]])
 
 
+def test_a_batch_that_asks_for_no_logits_gets_none(backend: Backend):
+    config = ModelConfig.from_hf(TINY)
+    model = LlamaForCausalLM(config, backend, torch.float32)
+    model.load_weights(DictCheckpoint(random_tensors(config)), NoProgress())
+    assert OneSequence(model, torch.float32, rows=[]).logits([5, 6, 7]).shape == (0, 96)
+
+
 def test_the_kv_cache_has_the_kernels_shape():
     model = LlamaForCausalLM(ModelConfig.from_hf(TINY), select_backend("cpu"), torch.float32)
     assert model.kv_cache_shape(7, 16) == (7, 2, 2, 2, 16, 8)

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabric.models.stop_strings import StopStringMatcher
@@ -44,6 +44,7 @@ def test_overlapping_beginnings_are_found():
 
 
 @pytest.mark.parametrize("include_stop", [False, True])
+@settings(deadline=None)
 @given(
     stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=4),
     pieces=st.lists(st.text("abc", max_size=5), max_size=8),

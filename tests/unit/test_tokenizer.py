@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Library
@@ -77,6 +77,7 @@ def test_stories260k_encodes_and_decodes_as_transformers_does(stories_path: Path
             )
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 260), max_size=30), st.booleans())
 def test_byte_level_decoding_equals_the_librarys(
     byte_level: Tokenizer, byte_level_folder: Path, token_ids: list[int], skip: bool
@@ -93,6 +94,7 @@ def test_text_survives_the_round_trip(tokenizer: Tokenizer, text: str):
 
 
 @pytest.mark.parametrize("name", ["byte_level", "stories"])
+@settings(deadline=None)
 @given(data=st.data(), skip=st.booleans())
 def test_streamed_text_equals_decoding_everything(
     request: pytest.FixtureRequest, name: str, data: st.DataObject, skip: bool

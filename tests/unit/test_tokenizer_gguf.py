@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from gguf import GGUFWriter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
@@ -63,6 +63,7 @@ def sentencepiece(
     return Tokenizer.load(stories_path), Tokenizer.load(path)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8") | st.sampled_from("the lily and "), max_size=60))
 def test_sentencepiece_merges_follow_from_scores(
     sentencepiece: tuple[Tokenizer, Tokenizer], text: str

@@ -90,9 +90,10 @@ class OneSequence:
             context_lens=torch.tensor([end], dtype=torch.int32),
             block_tables=torch.arange(self._num_blocks, dtype=torch.int32)[None],
         )
-        rows = torch.tensor(self._rows or range(len(token_ids)))
+        rows = range(len(token_ids)) if self._rows is None else self._rows
+        logits_rows = torch.tensor(rows, dtype=torch.int64)
         self._num_computed = end
-        return self._model.forward(torch.tensor(token_ids), batch, self._kv_cache, rows)
+        return self._model.forward(torch.tensor(token_ids), batch, self._kv_cache, logits_rows)
 
     def greedy(self, prompt: list[int], num_tokens: int) -> list[int]:
         output = [int(self.logits(prompt)[-1].argmax())]
