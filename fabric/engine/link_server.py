@@ -134,6 +134,10 @@ class _Session:
         if self._link is not None:
             self._link.send(frame)
 
+    @property
+    def unsent_bytes(self) -> int:
+        return self._link.unsent_bytes if self._link is not None else 0
+
     def close(self, reason: str) -> None:
         if self._link is not None:
             self._link.close(reason)
@@ -245,6 +249,11 @@ class LinkServer:
     def num_streams(self) -> int:
         """Requests in flight over all connections."""
         return len(self._shared.routes)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits for routers to read, over all connections."""
+        return sum(session.unsent_bytes for session in self._shared.sessions)
 
     def publish(self, outputs: list[RequestOutput]) -> None:
         """Send what an engine step did, one frame for each router; from any thread."""

@@ -55,6 +55,11 @@ class Link(asyncio.Protocol):
         """Whether frames can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits for the peer to read."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
     def send(self, frame: Frame) -> None:
         """Queue a frame; dropped if the connection is closed.
 
@@ -68,7 +73,7 @@ class Link(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         self._transport.write(data)
-        if self._transport.get_write_buffer_size() > self._max_unread_bytes:
+        if self.unsent_bytes > self._max_unread_bytes:
             self.abort("the peer doesn't read")
 
     def close(self, reason: str) -> None:
