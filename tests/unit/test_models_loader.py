@@ -4,6 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel
+from tokenizers.models import BPE
 
 from fabric.core.errors import CheckpointError, ConfigError
 from fabric.models.checkpoint import INDEX_FILE
@@ -119,6 +122,17 @@ def test_context_length_is_bounded_by_the_models(tmp_path: Path, tensors: dict[s
     assert load(folder, max_model_len=64).max_model_len == 64
     with pytest.raises(ConfigError, match="129"):
         load(folder, max_model_len=129)
+
+
+def test_the_tokenizers_end_token_ends_sequences_too(
+    tmp_path: Path, tensors: dict[str, torch.Tensor]
+):
+    folder = save_folder(tmp_path / "model", TINY | {"eos_token_id": 7}, tensors)
+    vocabulary = Tokenizer(BPE({"a": 0, "<end>": 1}, []))
+    vocabulary.decoder = ByteLevel()
+    vocabulary.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    assert load(folder).defaults.eos_token_ids == (7, 1)
 
 
 def test_the_card_tells_what_a_router_needs(tmp_path: Path, tensors: dict[str, torch.Tensor]):

