@@ -67,7 +67,8 @@ class FakeTokenizer:
 class FakeEngine:
     """A GroupEngine whose thread makes one token a step for every sequence in flight.
 
-    ``hold`` stops the stepping; requests then stay in flight until it is released.
+    While ``going`` is clear there are no steps, and requests stay in flight. ``is_pausing`` makes
+    it clear ``going`` after each step that made tokens.
     """
 
     def __init__(self) -> None:
@@ -77,6 +78,7 @@ class FakeEngine:
         self.cancelled: queue.Queue[str] = queue.Queue()
         self.going = threading.Event()
         self.going.set()
+        self.is_pausing = False
         self._lock = threading.Lock()
         self._live: dict[str, tuple[GenerationRequest, int]] = {}
         self._wake = threading.Event()
@@ -119,6 +121,8 @@ class FakeEngine:
             self.going.wait()
             outputs = self._step()
             if outputs:
+                if self.is_pausing and not self._stop.is_set():
+                    self.going.clear()
                 self.publish(outputs)
 
     def _step(self) -> list[RequestOutput]:
@@ -214,10 +218,8 @@ class World:
 
 @asynccontextmanager
 async def running_world(num_groups: int = 1, **settings: Any) -> AsyncIterator[World]:
-    settings.setdefault("model_ids", (MODEL,))
-    router = RouterServer(
-        RouterSettings(link_secret=SECRET, **settings), load_tokenizer=FakeTokenizer.load
-    )
+    settings = {"model_ids": (MODEL,), "link_secret": SECRET} | settings
+    router = RouterServer(RouterSettings(**settings), load_tokenizer=FakeTokenizer.load)
     target = f"127.0.0.1:{await router.start()}"
     async with grpc.aio.insecure_channel(target) as channel:
         world = World(router, target, channel)
