@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from typing import Protocol
+from typing import Protocol, cast
 
 from fabric.core.errors import ProtocolError
 from fabric.rpc.frames import LENGTH_BYTES, MAX_GREETING_BYTES, Frame, FrameCodec
@@ -90,8 +90,8 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not checked: other event loops (Ray's is uvloop) have transports of their own.
+        self._transport = cast(asyncio.Transport, transport)
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -67,11 +67,10 @@ class DeployedFabric:
         return directory
 
     def failures(self) -> dict[str, str]:
-        """Applications that Serve gave up deploying, with its reason."""
-        applications: dict[str, ApplicationStatusOverview] = serve.status().applications
+        """Applications that Serve gave up deploying, with the last line of what went wrong."""
         return {
-            name: application.message
-            for name, application in applications.items()
+            name: _reason(application)
+            for name, application in serve.status().applications.items()
             if application.status == "DEPLOY_FAILED"
         }
 
@@ -119,3 +118,9 @@ def _router_app(config: FabricConfig, launch: Launch) -> serve.Application:
 
 def _num_bundle_cpus(group: GroupSection) -> float:
     return group.num_cpus * group.parallel.pipeline * group.parallel.tensor
+
+
+def _reason(application: ApplicationStatusOverview) -> str:
+    messages = [deployment.message for deployment in application.deployments.values()]
+    lines = [line for message in messages for line in message.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else application.message

@@ -40,7 +40,7 @@ class GroupReplica:
 
     async def __init__(self, launch: Launch, group_name: str) -> None:  # type: ignore[misc]
         config = parse_config(launch.config, "the launched configuration")
-        setup_logging(config.log_level)
+        setup_logging(config.log_level.upper())
         self._controller = find_controller(launch)
         section = next(group for group in config.groups if group.name == group_name)
         epoch = await self._controller.next_epoch.remote()

@@ -18,7 +18,7 @@ class RouterReplica:
 
     async def __init__(self, launch: Launch) -> None:  # type: ignore[misc]
         config = parse_config(launch.config, "the launched configuration")
-        setup_logging(config.log_level)
+        setup_logging(config.log_level.upper())
         self._controller = find_controller(launch)
         self._router = RouterServer(config.router_settings(launch.link_secret))
         port = await self._router.start()
