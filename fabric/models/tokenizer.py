@@ -96,7 +96,9 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Turn text into ids; the names of special tokens in the text become those tokens."""
-        return self._vocabulary.encode(text, add_special_tokens=add_special_tokens).ids
+        # Only the batch form lets other threads run meanwhile: a long prompt takes a second.
+        (encoding,) = self._vocabulary.encode_batch([text], add_special_tokens=add_special_tokens)
+        return encoding.ids
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; none for an id outside the vocabulary."""

@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import pytest
 
+from fabric.core.request import FinishReason, RequestOutput, SequenceDelta, Timing, Usage
 from fabric.rpc.v1 import control_pb2
 from fabric.rpc.v1 import inference_pb2 as pb
 from tests.integration.router_world import (
@@ -122,6 +123,21 @@ async def test_a_deadline_reaches_the_engine_and_ends_the_call():
         assert 0 < timeout_s <= 0.3
         await cancelled_id(world.groups[0])
         assert world.router.num_inflight == 0
+
+
+async def test_tokens_before_the_deadline_are_streamed_before_the_call_ends_with_it():
+    async with running_world() as world:
+        (group,) = world.groups
+        group.engine.going.clear()
+        call = aiter(stream(world, spec()))
+        await anext(call)
+        name = group.engine.submitted[0].request_id
+        last = SequenceDelta(0, 0, (7,), "x", (), FinishReason.DEADLINE)
+        group.link.publish([RequestOutput(name, (last,), Usage(6, 1), Timing())])
+        assert (await anext(call)).delta.finish_reason == pb.FINISH_REASON_DEADLINE
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(call)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_a_call_without_a_deadline_has_none_in_the_engine():
