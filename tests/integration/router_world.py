@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fabric.core.errors import InvalidRequest
@@ -257,3 +258,11 @@ async def first_token(call: Any) -> pb.SequenceDelta:
 
 async def cancelled_id(group: FakeGroup) -> str:
     return await asyncio.to_thread(group.engine.cancelled.get, timeout=5)
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    """How a call fails, after whatever it streams."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    return caught.value

@@ -6,7 +6,14 @@ import pytest
 from fabric.core.errors import InvalidRequest, ModelNotFound, Overloaded
 from fabric.rpc.status import from_rpc_error
 from fabric.rpc.v1 import inference_pb2 as pb
-from tests.integration.router_world import MAX_MODEL_LEN, MODEL, running_world, spec, stream
+from tests.integration.router_world import (
+    MAX_MODEL_LEN,
+    MODEL,
+    failure,
+    running_world,
+    spec,
+    stream,
+)
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -41,13 +48,6 @@ BAD = {
     "request_id": spec(request_id="x" * 1000),
     "cache.salt": spec(cache=pb.CacheOptions(salt="x" * 1000)),
 }
-
-
-async def failure(call):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in call:
-            pass
-    return caught.value
 
 
 async def test_each_bad_field_is_named_and_nothing_else_is_disturbed():
