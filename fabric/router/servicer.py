@@ -7,7 +7,7 @@ import grpc
 
 from fabric.core.errors import InvalidRequest, RequestError
 from fabric.core.generation import Completed, Generation, Sequence, Started
-from fabric.core.prompt import GenerationSpec, PromptText
+from fabric.core.prompt import GenerationSpec, Prompt, PromptText
 from fabric.core.request import SequenceDelta
 from fabric.router.admission import Admission, check_token_ids
 from fabric.router.catalog import Catalog
@@ -84,14 +84,17 @@ class InferenceServicer:
     async def tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Tokenize a text or a conversation."""
         card = self._catalog.served(request.model).card
+        adds = not request.HasField("add_special_tokens") or request.add_special_tokens
+        prompt: Prompt
         match request.WhichOneof("input"):
             case "text":
-                adds = not request.HasField("add_special_tokens") or request.add_special_tokens
-                ids = await self._admission.tokenize(PromptText(request.text), card, adds)
+                prompt = PromptText(request.text)
             case "chat":
-                ids = await self._admission.tokenize(chat_from_proto(request.chat), card)
+                prompt = chat_from_proto(request.chat)
             case _:
                 raise InvalidRequest.of("input", "is missing; give text or chat")
+        with self._dispatcher.ledger.admitted():
+            ids = await self._admission.tokenize(prompt, card, adds)
         return pb.TokenizeResponse(token_ids=ids, max_model_len=card.max_model_len)
 
     async def detokenize(
@@ -103,9 +106,10 @@ class InferenceServicer:
         check_token_ids(ids, card.vocab_size, "token_ids")
         tokenizer = await self._tokenizers.tokenizer(card)
         skips = request.skip_special_tokens
-        text = await self._tokenizers.run(
-            len(ids), lambda: tokenizer.decode(ids, skip_special_tokens=skips)
-        )
+        with self._dispatcher.ledger.admitted():
+            text = await self._tokenizers.run(
+                len(ids), lambda: tokenizer.decode(ids, skip_special_tokens=skips)
+            )
         return pb.DetokenizeResponse(text=text)
 
     async def list_models(

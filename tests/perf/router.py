@@ -164,7 +164,7 @@ def named(prefix: str, row: Streams) -> dict[str, float]:
 
 def report(figures: dict[str, float], options: argparse.Namespace) -> dict[str, Any]:
     setting = {
-        "device": f"{platform.processor() or platform.machine()}, {platform.system()}",
+        "device": cpu_name(),
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "grpcio": version("grpcio"),
@@ -185,6 +185,13 @@ def report(figures: dict[str, float], options: argparse.Namespace) -> dict[str, 
     print(f"BAR router_ttft_added_ms {added:.3f} {MAX_TTFT_ADDED_MS} {verdict(is_quick)}")
     print(f"BAR router_tokens_per_s {rate:.0f} {MIN_TOKENS_PER_S} {verdict(is_fast)}")
     return {"setting": setting, "figures": figures}
+
+
+def cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def verdict(is_met: bool) -> str:
