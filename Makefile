@@ -30,7 +30,7 @@ demo: $(RUNNABLE)
 	$(BIN)/fabric demo
 
 serve: $(RUNNABLE)
-	$(BIN)/fabric serve deploy/smollm2.yaml
+	$(BIN)/fabric serve
 
 test check bench: export OMP_NUM_THREADS ?= 2
 

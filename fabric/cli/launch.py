@@ -39,21 +39,23 @@ def launched(config: "FabricConfig", console: Console) -> Iterator[str]:
     """
     prepare_environment(config.ray.address)
     display = StartDisplay(console)
-    with display.progress:
+    display.progress.start()
+    fabric = None
+    try:
         display.show("Ray", "starting")
         # Ray reads the environment when it is imported, so not before now.
-        from fabric.serve.app import DeployedFabric, start_ray
+        from fabric.serve.app import DeployedFabric
 
-        start_ray(config)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         fabric = DeployedFabric(config)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         display.finish("Ray")
-    try:
-        with display.progress:
-            target = _wait_until_ready(fabric, config, display)
+        target = _wait_until_ready(fabric, config, display)
+        display.progress.stop()
         yield target
     finally:
-        fabric.stop()
+        display.progress.stop()
+        if fabric is not None:
+            fabric.stop()
 
 
 class StartDisplay:

@@ -24,7 +24,7 @@ PROMPTS = (
 )
 MAX_TOKENS = 96
 REFRESH_PER_S = 12
-LINE_CHARS = 80
+LINE_CHARS = 74
 
 
 @dataclass(slots=True)
@@ -61,6 +61,9 @@ def show(config: FabricConfig) -> None:
     model = config.models[0].id
     with launched(config, console) as target:
         console.print(f"\n{model} answers {len(answers)} chats at once, through {target}:\n")
+        for answer in answers:
+            console.print(f"[{answer.number}] {answer.prompt}", markup=False, style="bold")
+        console.print()
         asyncio.run(_stream_all(target, model, answers, console))
     console.print(_summary(answers))
 
@@ -116,8 +119,7 @@ def _panels(answers: list[Answer]) -> Group:
 
 def _summary(answers: list[Answer]) -> Table:
     table = Table(title="Measured by the client")
-    table.add_column("request")
-    for name in ("prompt tokens", "output tokens", "TTFT ms", "TPOT ms", "tokens/s"):
+    for name in ("request", "prompt tokens", "output tokens", "TTFT ms", "TPOT ms", "tokens/s"):
         table.add_column(name, justify="right")
     table.add_column("finish")
     for answer in answers:
@@ -126,7 +128,7 @@ def _summary(answers: list[Answer]) -> Table:
         decode_s = arrivals[-1] - arrivals[0]
         tpot_s = decode_s / max(1, len(arrivals) - 1)
         table.add_row(
-            f"{answer.number}. {answer.prompt}",
+            str(answer.number),
             str(generation.usage.prompt_tokens),
             str(generation.usage.completion_tokens),
             f"{1e3 * (arrivals[0] - answer.started_s):.0f}",

@@ -1,5 +1,6 @@
 """Starts and stops a fabric on Ray: the controller, the routers and the device groups."""
 
+import logging
 import os
 import secrets
 from typing import Any
@@ -23,43 +24,18 @@ HEALTH: dict[str, Any] = {
 ROUTER_CPUS = 0.1
 
 
-def start_ray(config: FabricConfig) -> None:
-    """Join the configured Ray cluster, or start a local one that ends with this process."""
-    section = config.ray
-    if section.address is not None:
-        ray.init(address=section.address, namespace=NAMESPACE, log_to_driver=False)
-        return
-    needed = 1 + sum(_num_bundle_cpus(group) for group in config.groups)
-    ray.init(
-        num_cpus=section.num_cpus or max(int(needed + 0.5), os.cpu_count() or 1),
-        object_store_memory=int(section.object_store),
-        include_dashboard=False,
-        log_to_driver=False,
-        namespace=NAMESPACE,
-    )
-
-
 class DeployedFabric:
     """A fabric that this process started on Ray."""
 
     def __init__(self, config: FabricConfig) -> None:
-        """Deploy the controller, one application a device group, and the routers; don't wait."""
+        """Start Ray, the controller, the device groups and the routers; don't wait for them."""
         self._config = config
-        name = f"{config.name}-controller"
-        options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1}
-        self._controller: Any = ray.remote(Controller).options(**options).remote()
-        launch = Launch(config.model_dump(mode="json"), name, secrets.token_hex(32))
-        targets = [
-            _target(f"{config.name}-group-{group.name}", _group_app(group, launch))
-            for group in config.groups
-        ]
-        targets.append(_target(f"{config.name}-router", _router_app(config, launch)))
-        serve.start(proxy_location="Disabled")
-        serve.run_many(
-            targets,
-            wait_for_ingress_deployment_creation=False,
-            wait_for_applications_running=False,
-        )
+        _start_ray(config)
+        try:
+            self._deploy()
+        except BaseException:
+            ray.shutdown()
+            raise
 
     def directory(self) -> Directory:
         """Where groups and routers serve, and how far the others are."""
@@ -76,15 +52,51 @@ class DeployedFabric:
 
     def stop(self) -> None:
         """End the applications and the controller, and leave Ray (ending a local one)."""
-        names = [f"{self._config.name}-router"]
-        names += [f"{self._config.name}-group-{group.name}" for group in self._config.groups]
-        if self._config.ray.address is None:
-            serve.shutdown()
-        else:
-            for name in names:
-                serve.delete(name)
+        if self._config.ray.address is not None:
+            for target in self._targets:
+                serve.delete(target.name)
             ray.kill(self._controller)
         ray.shutdown()
+
+    def _deploy(self) -> None:
+        config = self._config
+        name = f"{config.name}-controller"
+        options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1}
+        self._controller: Any = ray.remote(Controller).options(**options).remote()
+        launch = Launch(config.model_dump(mode="json"), name, secrets.token_hex(32))
+        self._targets = [
+            _target(f"{config.name}-group-{group.name}", _group_app(group, launch))
+            for group in config.groups
+        ]
+        self._targets.append(_target(f"{config.name}-router", _router_app(config, launch)))
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
+        serve.run_many(
+            self._targets,
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+
+
+def _start_ray(config: FabricConfig) -> None:
+    """Join the configured Ray cluster, or start a local one that ends with this process."""
+    section = config.ray
+    # What matters to the user is shown by the command that started this.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    common: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+    }
+    if section.address is not None:
+        ray.init(address=section.address, **common)
+        return
+    needed = 1 + sum(_num_bundle_cpus(group) for group in config.groups)
+    ray.init(
+        num_cpus=section.num_cpus or max(int(needed + 0.5), os.cpu_count() or 1),
+        object_store_memory=int(section.object_store),
+        include_dashboard=False,
+        **common,
+    )
 
 
 def _target(name: str, app: serve.Application) -> serve.RunTarget:
