@@ -105,10 +105,12 @@ class Attention {
     }
   }
 
-  // Loads a tile of keys, transposed, and of values; keys past num_keys become zeros, unread.
+  // Loads a tile of keys, transposed, and of values; keys past num_keys become zeros.
   void load_tile(int64_t first, int64_t num_keys) {
     const int32_t* table = args_.block_tables + task_.sequence * args_.max_blocks;
+    static constexpr T kZeros[kMaxHeadDim] = {};
     const T* keys[kKeys];
+    for (const T*& key : keys) key = kZeros;
     for (int64_t j = 0; j < num_keys; ++j) {
       int64_t block = table[(first + j) / args_.block_size];
       int64_t offset = block * args_.block_stride +
@@ -123,7 +125,7 @@ class Attention {
       for (int64_t i = 0; i < dim_; i += kLanes) {
         VecF square[kLanes];
         for (int lane = 0; lane < kLanes; ++lane) {
-          square[lane] = j + lane < num_keys ? load(keys[j + lane] + i, dim_ - i) : VecF{};
+          square[lane] = load(keys[j + lane] + i, dim_ - i);
         }
         transpose(square);
         for (int lane = 0; lane < kLanes; ++lane) store(s_.keys + (i + lane) * kKeys + j, square[lane]);

@@ -10,7 +10,6 @@ namespace {
 constexpr int kPanel = 2 * kLanes;
 // Accumulators (two for each row), two weights and a broadcast must fit the registers.
 constexpr int kMaxRows = kLanes == 16 ? 12 : 6;
-constexpr int kPrefetchBytes = 2048;
 
 // Packs rows of a matrix so that the same k of all rows lie together: [steps][rows][kStep].
 // Missing rows and a missing last k become zeros.
@@ -56,9 +55,6 @@ void multiply_tile(const Tile<T>& tile) {
     }
     x += kRows * kStep<T>;
     panel += kPanel * kStep<T>;
-    for (int line = 0; line < kPanel * 4; line += 64) {
-      __builtin_prefetch(reinterpret_cast<const char*>(panel) + kPrefetchBytes + line);
-    }
   }
   for (int row = 0; row < kRows; ++row) {
     T* out = tile.out + row * tile.out_stride;

@@ -39,7 +39,8 @@ inline V load_as(const T* p) {
   return v;
 }
 
-inline VecF broadcast(float x) { return VecF{} + x; }
+// Subtracting zero changes no value, so it compiles to a broadcast; adding it would turn -0 to 0.
+inline VecF broadcast(float x) { return x - VecF{}; }
 
 inline VecF multiply_add(VecF a, VecF b, VecF sum) {
 #if defined(__AVX512F__)
@@ -56,7 +57,12 @@ inline VecF max(VecF a, VecF b) { return a > b ? a : b; }
 inline VecF load(const float* p) { return load_as<VecF>(p); }
 
 inline VecF load(const BFloat16* p) {
-  return (VecF)(__builtin_convertvector(load_as<VecH>(p), VecU) << 16);
+#if defined(__AVX512F__)
+  VecU bits = (VecU)_mm512_cvtepu16_epi32(load_as<__m256i>(p));
+#else
+  VecU bits = __builtin_convertvector(load_as<VecH>(p), VecU);
+#endif
+  return (VecF)(bits << 16);
 }
 
 inline void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
