@@ -10,10 +10,6 @@ from kernels.reference import ReferenceBackend
 
 logger = logging.getLogger(__name__)
 
-# Turns of OpenMP's waiting loop before a thread sleeps. It must outlast the gap between two
-# operations of a step, and be short enough not to take the processor from other workers.
-_SPIN_COUNT = 10_000
-
 
 class BackendUnavailable(RuntimeError):
     """No backend of this name exists for the device, or it isn't built here."""
@@ -53,8 +49,7 @@ def select_backend(device: str, name: str | None = None, num_threads: int | None
 
 
 def _make_cpp(num_threads: int) -> Backend:
-    # OpenMP reads its environment once, when the extension loads it: hence the import here.
-    os.environ.setdefault("GOMP_SPINCOUNT", str(_SPIN_COUNT))
+    # Not imported above: the extension may be missing.
     module = importlib.import_module("kernels.cpu.backend")
     backend: Backend = module.CpuBackend(num_threads)
     return backend

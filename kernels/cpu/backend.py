@@ -24,7 +24,7 @@ class CpuBackend:
     """Backend for float32 and bfloat16 on the host.
 
     Args:
-        num_threads: OpenMP threads of a call; small calls use one.
+        num_threads: Threads of a call, the caller's included; small calls use one.
         isa: The build to use, by default the best that the processor runs.
 
     Raises:
