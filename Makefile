@@ -11,6 +11,8 @@ INPUTS := pyproject.toml setup.py $(shell find protos kernels/cpu/csrc -type f -
 # The dev extra contains the serve extra: running needs either.
 RUNNABLE := $(firstword $(wildcard $(VENV)/.dev-installed) $(VENV)/.serve-installed)
 
+BENCHMARKS := router engine
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo serve test check bench proto clean
 
@@ -35,7 +37,8 @@ serve: $(RUNNABLE)
 test check bench: export OMP_NUM_THREADS ?= 2
 
 test: venv
-	$(PYTEST) -m "not ray and not dist"
+	$(PYTEST) -m "not ray and not dist and not weights"
+	$(PYTEST) -m weights
 	$(PYTEST) -m "ray or dist"
 
 check: venv
@@ -49,8 +52,8 @@ check: venv
 
 bench: venv
 	mkdir -p build/bench
-	set -e; for script in tests/perf/*.py; do \
-	    $(BIN)/python "$$script" --json "build/bench/$$(basename "$$script" .py).json"; \
+	set -e; for name in $(BENCHMARKS); do \
+	    $(BIN)/python tests/perf/$$name.py --json build/bench/$$name.json; \
 	done
 
 proto: venv

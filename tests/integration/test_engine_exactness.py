@@ -4,12 +4,15 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
 from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import Generated, generate
 from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.models.tokenizer import Tokenizer
 from fabric.scheduler.scheduler import SchedulerConfig
 
 NUM_TOKENS = 64
@@ -24,6 +27,16 @@ STORIES_PROMPTS = (
     "In the forest there was a tree with many birds. The birds sang every day and",
     "Mom said",
     "The sun was hot. Ben wanted to swim in the lake",
+    "Lily and her mom",
+    "It was a rainy day and",
+    "The little bird could not fly. It",
+    "Sam had a big blue car. He liked to",
+    "One night, the moon",
+    "They played with the ball until",
+    "The cat sat on the mat and looked at the fish in the",
+    "Dad gave Anna a new book. Anna",
+    "There was a brave knight who",
+    "At the zoo, the kids saw a lion, a bear and",
 )
 
 
@@ -69,6 +82,19 @@ def alone(stories_path: Path) -> dict[str, list[int]]:
     for request in requests(built, STORIES_PROMPTS):
         results.update(generate(built.engine, [request]))
     return tokens(results)
+
+
+def test_greedy_tokens_equal_those_of_transformers(
+    stories_path: Path, alone: dict[str, list[int]]
+) -> None:
+    model = LlamaForCausalLM.from_pretrained(stories_path).eval()
+    tokenizer = Tokenizer.load(stories_path)
+    for i, prompt in enumerate(STORIES_PROMPTS):
+        ids = torch.tensor([tokenizer.encode(prompt)])
+        output = model.generate(
+            ids, do_sample=False, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
+        )
+        assert output[0, ids.shape[1] :].tolist() == alone[f"r{i}"]
 
 
 @pytest.mark.parametrize("prefix_cache", [True, False])

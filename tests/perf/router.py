@@ -8,8 +8,6 @@ token has arrived when this client has read it.
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,12 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+from machine import describe_machine, verdict
 from router_peers import MODEL
 
 from fabric.rpc.v1 import inference_pb2 as pb
@@ -164,12 +162,7 @@ def named(prefix: str, row: Streams) -> dict[str, float]:
 
 def report(figures: dict[str, float], options: argparse.Namespace) -> dict[str, Any]:
     setting = {
-        "device": cpu_name(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "grpcio": version("grpcio"),
-        "protobuf": version("protobuf"),
-        "msgpack": version("msgpack"),
+        **describe_machine("grpcio", "protobuf", "msgpack"),
         "rounds": options.rounds,
         "requests_a_round": options.requests,
         "streams": NUM_STREAMS,
@@ -185,17 +178,6 @@ def report(figures: dict[str, float], options: argparse.Namespace) -> dict[str, 
     print(f"BAR router_ttft_added_ms {added:.3f} {MAX_TTFT_ADDED_MS} {verdict(is_quick)}")
     print(f"BAR router_tokens_per_s {rate:.0f} {MIN_TOKENS_PER_S} {verdict(is_fast)}")
     return {"setting": setting, "figures": figures}
-
-
-def cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def verdict(is_met: bool) -> str:
-    return "ok" if is_met else "short"
 
 
 def main() -> None:

@@ -1,13 +1,15 @@
 // x @ weight.T with the weight packed into panels of columns.
 //
-// An output element is one chain of multiply-adds over k from 0, in every tile shape: neither
-// threads nor blocking split k. So a row's result doesn't depend on the rows beside it.
+// An output element sums the chains of multiply-adds over kChain steps of k each, in order, in
+// every tile shape: neither threads nor tiles split k otherwise. So a row's result doesn't depend
+// on the rows beside it, and its rounding error grows with kChain, not with all of k.
 #include "simd.h"
 
 namespace KERNEL_ISA {
 namespace {
 
 constexpr int kPanel = 2 * kLanes;
+constexpr int64_t kChain = 64;
 // Accumulators (two for each row), two weights and a broadcast must fit the registers.
 constexpr int kMaxRows = kLanes == 16 ? 12 : 6;
 
@@ -42,24 +44,31 @@ struct Tile {
 
 template <class T, int kRows>
 void multiply_tile(const Tile<T>& tile) {
-  VecF sum[kRows][2] = {};
+  VecF total[kRows][2] = {};
   const T* x = tile.x;
   const T* panel = tile.panel;
-  for (int64_t step = 0; step < tile.num_steps; ++step) {
-    auto low = load_steps(panel);
-    auto high = load_steps(panel + kLanes * kStep<T>);
-    for (int row = 0; row < kRows; ++row) {
-      auto value = broadcast_step(x + row * kStep<T>);
-      sum[row][0] = multiply_add(low, value, sum[row][0]);
-      sum[row][1] = multiply_add(high, value, sum[row][1]);
+  for (int64_t start = 0; start < tile.num_steps; start += kChain) {
+    VecF sum[kRows][2] = {};
+    for (int64_t step = start; step < min(start + kChain, tile.num_steps); ++step) {
+      auto low = load_steps(panel);
+      auto high = load_steps(panel + kLanes * kStep<T>);
+      for (int row = 0; row < kRows; ++row) {
+        auto value = broadcast_step(x + row * kStep<T>);
+        sum[row][0] = multiply_add(low, value, sum[row][0]);
+        sum[row][1] = multiply_add(high, value, sum[row][1]);
+      }
+      x += kRows * kStep<T>;
+      panel += kPanel * kStep<T>;
     }
-    x += kRows * kStep<T>;
-    panel += kPanel * kStep<T>;
+    for (int row = 0; row < kRows; ++row) {
+      total[row][0] += sum[row][0];
+      total[row][1] += sum[row][1];
+    }
   }
   for (int row = 0; row < kRows; ++row) {
     T* out = tile.out + row * tile.out_stride;
-    store(out, sum[row][0], tile.num_columns);
-    if (tile.num_columns > kLanes) store(out + kLanes, sum[row][1], tile.num_columns - kLanes);
+    store(out, total[row][0], tile.num_columns);
+    if (tile.num_columns > kLanes) store(out + kLanes, total[row][1], tile.num_columns - kLanes);
   }
 }
 
