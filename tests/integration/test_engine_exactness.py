@@ -91,9 +91,7 @@ def test_greedy_tokens_equal_those_of_transformers(
     tokenizer = Tokenizer.load(stories_path)
     for i, prompt in enumerate(STORIES_PROMPTS):
         ids = torch.tensor([tokenizer.encode(prompt)])
-        output = model.generate(
-            ids, do_sample=False, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
-        )
+        output = model.generate(ids, do_sample=False, eos_token_id=None, max_new_tokens=NUM_TOKENS)
         assert output[0, ids.shape[1] :].tolist() == alone[f"r{i}"]
 
 

@@ -83,7 +83,7 @@ def test_greedy_tokens_equal_those_of_transformers(
             output = model.generate(
                 torch.tensor([prompt]),
                 do_sample=False,
-                min_new_tokens=NUM_TOKENS,
+                eos_token_id=None,
                 max_new_tokens=NUM_TOKENS,
             )
             assert output[0, len(prompt) :].tolist() == ours
