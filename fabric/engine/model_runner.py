@@ -48,7 +48,7 @@ class ModelRunner:
         for new in output.new_sequences:
             self._table.add(new)
         for item in output.scheduled:
-            self._table.update_blocks(item)
+            self._table.update(item)
 
     def _sample(
         self, logits: Tensor, scheduled: list[ScheduledSequence]
@@ -65,8 +65,6 @@ class ModelRunner:
             for item in scheduled
         ]
         choices = self._sampler.sample(logits, rows)
-        for item, choice in zip(scheduled, choices, strict=True):
-            self._table.append_token(item.key, choice.token_ids[0])
         return tuple(
             SampledTokens(item.key, choice.token_ids, choice.logprobs)
             for item, choice in zip(scheduled, choices, strict=True)

@@ -67,21 +67,18 @@ class SequenceTable:
             row, new.index, new.num_prompt_tokens, num_tokens, len(new.block_ids), new.sampling
         )
 
-    def update_blocks(self, item: ScheduledSequence) -> None:
-        """Apply one iteration's changes to a sequence's block table."""
+    def update(self, item: ScheduledSequence) -> None:
+        """Apply one iteration's changes to a sequence's tokens and block table."""
         sequence = self._sequences[item.key]
+        num_tokens = sequence.num_tokens + len(item.new_token_ids)
+        self._tokens[sequence.row, sequence.num_tokens : num_tokens] = item.new_token_ids
+        sequence.num_tokens = num_tokens
         if item.replaced_block is not None:
             position, block = item.replaced_block
             self._blocks[sequence.row, position] = block
         end = sequence.num_blocks + len(item.new_block_ids)
         self._blocks[sequence.row, sequence.num_blocks : end] = item.new_block_ids
         sequence.num_blocks = end
-
-    def append_token(self, key: int, token_id: int) -> None:
-        """Append a sampled token to a sequence."""
-        sequence = self._sequences[key]
-        self._tokens[sequence.row, sequence.num_tokens] = token_id
-        sequence.num_tokens += 1
 
     def prompt_tokens(self, sequence: SequenceRow) -> IntArray:
         """A view of the prompt's token ids."""

@@ -33,7 +33,8 @@ class ScheduledSequence:
     """One sequence's share of this iteration.
 
     The workers compute the KV of tokens ``num_computed_tokens`` up to
-    ``num_computed_tokens + num_new_tokens``, after appending ``new_block_ids`` to its block table
+    ``num_computed_tokens + num_new_tokens``, after appending ``new_token_ids`` (sampled since they
+    last heard of it, if they know it) to its tokens and ``new_block_ids`` to its block table
     and, where ``replaced_block`` is set, putting its second id at table position its first
     (copy-on-write). ``num_samples`` tokens are sampled from the last position: 0 within a prompt,
     1 as a rule, n where n sequences fork after the prompt.
@@ -44,6 +45,7 @@ class ScheduledSequence:
     num_new_tokens: int
     num_samples: int
     new_block_ids: tuple[int, ...] = ()
+    new_token_ids: tuple[int, ...] = ()
     replaced_block: tuple[int, int] | None = None
 
 

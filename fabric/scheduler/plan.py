@@ -33,21 +33,22 @@ class StepPlan:
         scheduled: list[ScheduledSequence] = []
         introduced: list[NewSequence] = []
         for sequence, num_new_tokens, allocation in self._chosen.values():
-            key, num_computed = sequence.key, sequence.num_computed_tokens
-            is_complete = num_computed + num_new_tokens == len(sequence.tokens)
+            key, start = sequence.key, sequence.num_scheduled_tokens
+            sequence.num_scheduled_tokens += num_new_tokens
+            num_tokens = len(sequence.tokens)
+            is_complete = sequence.num_scheduled_tokens == num_tokens
             num_samples = sequence.num_samples if is_complete else 0
-            sequence.step = step
-            if sequence.is_known:
-                new_blocks, replaced = allocation.new_block_ids, allocation.replaced_block
+            item = ScheduledSequence(key, start, num_new_tokens, num_samples)
+            if num_known := sequence.num_known_tokens:
+                item.new_block_ids = allocation.new_block_ids
+                item.replaced_block = allocation.replaced_block
+                if num_known < num_tokens:
+                    item.new_token_ids = tuple(sequence.tokens[num_known:])
             else:
-                new_blocks, replaced = (), None
+                sequence.first_step = step
                 introduced.append(sequence.introduce(kv.block_ids(key)))
-                sequence.is_known = True
-            scheduled.append(
-                ScheduledSequence(
-                    key, num_computed, num_new_tokens, num_samples, new_blocks, replaced
-                )
-            )
+            sequence.num_known_tokens = num_tokens
+            scheduled.append(item)
         return SchedulerOutput(
             step, tuple(scheduled), tuple(introduced), kv.take_copies(), released
         )

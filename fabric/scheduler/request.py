@@ -7,6 +7,8 @@ from fabric.core.request import FinishReason, GenerationRequest, Timing, Usage
 from fabric.kv.prefix import PrefixChain
 from fabric.scheduler.output import NewSequence, RequestEnd
 
+NEVER = 2**63
+
 
 class SequenceStatus(Enum):
     """Where a sequence is: only a running one holds blocks."""
@@ -71,13 +73,16 @@ class SequenceState:
     """One sequence of a request: prompt and output tokens, and how many of them have KV.
 
     ``num_samples`` tokens are sampled when all of its tokens are computed, and so many running
-    slots are reserved for it: n for a sequence that is still to fork, else 1. ``step`` is the
-    iteration that computes it now, 0 if none. ``is_known``: the workers have been told of it.
+    slots are reserved for it: n for a sequence that is still to fork, else 1.
+    ``num_scheduled_tokens`` counts the computed ones and those that iterations in flight compute.
+    The workers know the first ``num_known_tokens``, none if they don't know the sequence; results
+    of iterations before ``first_step``, when they learn of it, are of blocks that it has lost.
     """
 
     __slots__ = (
-        "chain", "index", "is_known", "key", "num_computed_tokens", "num_preemptions",
-        "num_prompt_tokens", "num_samples", "rank", "request", "status", "step", "tokens",
+        "chain", "first_step", "index", "key", "num_computed_tokens", "num_known_tokens",
+        "num_preemptions", "num_prompt_tokens", "num_samples", "num_scheduled_tokens", "rank",
+        "request", "status", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -90,18 +95,20 @@ class SequenceState:
         self.chain = chain
         self.num_prompt_tokens = len(request.source.prompt_token_ids)
         self.num_computed_tokens = 0
+        self.num_scheduled_tokens = 0
+        self.num_known_tokens = 0
         self.num_samples = 1
         self.num_preemptions = 0
         self.status = SequenceStatus.NEW
         self.rank: tuple[float, ...] = ()
-        self.step = 0
-        self.is_known = False
+        self.first_step = NEVER
 
     def fork(self, key: int, index: int) -> "SequenceState":
         """A sibling with the same tokens, whose KV exists as far as this one's."""
         tokens = self.tokens.copy()
         child = SequenceState(key, index, self.request, tokens, self.chain.fork(tokens))
         child.num_computed_tokens = self.num_computed_tokens
+        child.num_scheduled_tokens = self.num_computed_tokens
         return child
 
     def introduce(self, block_ids: tuple[int, ...]) -> NewSequence:

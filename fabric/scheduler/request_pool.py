@@ -10,7 +10,7 @@ from fabric.kv.prefix import PrefixChain, root_hash
 from fabric.scheduler.output import RequestEnd
 from fabric.scheduler.pace import Pace
 from fabric.scheduler.policy import Policy
-from fabric.scheduler.request import RequestState, SequenceState, SequenceStatus
+from fabric.scheduler.request import NEVER, RequestState, SequenceState, SequenceStatus
 from fabric.scheduler.waiting import DeadlineQueue, WaitingQueue
 
 _BY_RANK = attrgetter("rank")
@@ -60,13 +60,19 @@ class RequestPool:
         assert popped is sequence
         self._kv.open(sequence.key, sequence.chain, cached)
         sequence.num_computed_tokens = len(cached) * self._kv.block_size
+        sequence.num_scheduled_tokens = sequence.num_computed_tokens
         self._run(sequence)
 
     def preempt(self, sequence: SequenceState) -> None:
-        """Take a running sequence's blocks; it waits to be computed again with its tokens."""
+        """Take a running sequence's blocks; it waits to be computed again with its tokens.
+
+        It may be in flight: workers run iterations in order, so they are done with its blocks
+        before a later iteration writes to them.
+        """
         self._stop_running(sequence)
         sequence.num_computed_tokens = 0
-        sequence.step = 0
+        sequence.num_scheduled_tokens = 0
+        sequence.first_step = NEVER
         sequence.num_preemptions += 1
         sequence.request.num_preemptions += 1
         self.num_preemptions += 1
@@ -120,8 +126,8 @@ class RequestPool:
         self.running.remove(sequence)
         self.num_slots -= sequence.num_samples
         self._kv.free(sequence.key)
-        if sequence.is_known:
-            sequence.is_known = False
+        if sequence.num_known_tokens:
+            sequence.num_known_tokens = 0
             self.released.append(sequence.key)
 
     def _drop(self, sequence: SequenceState) -> None:

@@ -38,6 +38,8 @@ class SchedulerConfig:
     ``max_num_seqs`` bounds running sequences, ``max_num_batched_tokens`` the tokens of one
     iteration, ``max_num_waiting`` the queue, ``max_model_len`` prompt and output together;
     ``watermark`` is the share of blocks that admission leaves free for those that run.
+    ``num_batches`` iterations may be in flight, one for each pipeline stage; the running
+    sequences are shared out among them.
     """
 
     max_num_seqs: int = 64
@@ -45,9 +47,10 @@ class SchedulerConfig:
     max_num_waiting: int = 1024
     watermark: float = 0.01
     max_model_len: int = 2048
+    num_batches: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_waiting", "max_model_len"):
+        for name in ("max_num_seqs", "max_num_waiting", "max_model_len", "num_batches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -155,9 +158,8 @@ class Scheduler:
         updates: list[SequenceUpdate] = []
         for item in output.scheduled:
             sequence = self._pool.sequences.get(item.key)
-            if sequence is None or sequence.step != output.step:
+            if sequence is None or output.step < sequence.first_step:
                 continue
-            sequence.step = 0
             sequence.num_computed_tokens += item.num_new_tokens
             self._num_tokens += item.num_new_tokens
             self._kv.register(item.key, sequence.num_computed_tokens)
@@ -204,23 +206,26 @@ class Scheduler:
         """Plan the running sequences, decodes before prompts; return whether any was preempted."""
         num_preemptions = self._pool.num_preemptions
         prefills = []
-        for sequence in self._pool.running.copy():
-            if len(sequence.tokens) - sequence.num_computed_tokens > 1:
+        running = self._pool.running.copy()
+        num_decodes = -(-len(running) // self._config.num_batches)
+        for sequence in running:
+            num_left = len(sequence.tokens) - sequence.num_scheduled_tokens
+            if num_left > 1:
                 prefills.append(sequence)
-            elif sequence.status is SequenceStatus.RUNNING:
+            elif num_left and num_decodes and sequence.status is SequenceStatus.RUNNING:
+                num_decodes -= 1
                 self._plan_tokens(plan, sequence, 1)
         for sequence in prefills:
             if plan.budget and sequence.status is SequenceStatus.RUNNING:
-                num_left = len(sequence.tokens) - sequence.num_computed_tokens
+                num_left = len(sequence.tokens) - sequence.num_scheduled_tokens
                 self._plan_tokens(plan, sequence, min(num_left, plan.budget))
         return self._pool.num_preemptions > num_preemptions
 
     def _plan_tokens(self, plan: StepPlan, sequence: SequenceState, num_new_tokens: int) -> None:
         """Find room for a running sequence's next tokens, at the cost of others if need be."""
-        num_computed = sequence.num_computed_tokens
-        num_tokens = num_computed + num_new_tokens
+        start = sequence.num_scheduled_tokens
         while True:
-            allocation = self._kv.allocate(sequence.key, num_tokens, num_computed)
+            allocation = self._kv.allocate(sequence.key, start + num_new_tokens, start)
             if allocation is not None:
                 plan.add(sequence, num_new_tokens, allocation)
                 return

@@ -1,5 +1,6 @@
 """A scheduler with a modelled worker that notices every wrong, stale or overwritten KV entry."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -89,6 +90,7 @@ class ModelledWorker:
         self.rows[new.key] = Row(new.index, list(new.token_ids), list(new.block_ids), new.sampling)
 
     def _update_table(self, item: ScheduledSequence) -> None:
+        self.rows[item.key].tokens.extend(item.new_token_ids)
         blocks = self.rows[item.key].blocks
         if item.replaced_block is not None:
             position, block = item.replaced_block
@@ -119,7 +121,6 @@ class ModelledWorker:
             self.next_token(row.sampling, row.index + i, len(row.tokens), history)
             for i in range(item.num_samples)
         )
-        row.tokens.append(tokens[0])
         return SampledTokens(item.key, tokens)
 
 
@@ -143,6 +144,7 @@ class World:
         self.reasons: dict[tuple[str, int], FinishReason] = {}
         self.updates: list[SequenceUpdate] = []
         self.ends: dict[str, RequestEnd] = {}
+        self.in_flight: deque[tuple[SchedulerOutput, StepResult]] = deque()
         self.now = 0.0
         self.num_added = 0
 
@@ -167,14 +169,20 @@ class World:
         return request
 
     def step(self) -> SchedulerOutput:
-        """One iteration, with every invariant checked."""
+        """Start an iteration and, unless more may be in flight, take in the oldest's results."""
         self.now += 1.0
         output = self.scheduler.schedule(self.now)
         assert output.num_tokens <= self.config.max_num_batched_tokens
         assert len({item.key for item in output.scheduled}) == len(output.scheduled)
-        result = self.worker.execute(output)
+        if output.scheduled:
+            self.in_flight.append((output, self.worker.execute(output)))
         self.now += 1.0
-        self.updates = self.scheduler.update_from_output(output, result, self.now)
+        self.updates = []
+        if self.in_flight and (
+            not output.scheduled or len(self.in_flight) >= self.config.num_batches
+        ):
+            oldest, result = self.in_flight.popleft()
+            self.updates = self.scheduler.update_from_output(oldest, result, self.now)
         for update in self.updates:
             self._note(update)
         self.take_ended()

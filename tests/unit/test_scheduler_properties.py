@@ -56,6 +56,7 @@ def pools(draw):
         "max_num_seqs": max_num_seqs,
         "max_num_batched_tokens": max_num_seqs + draw(st.sampled_from((0, 1, 5, 60))),
         "watermark": draw(st.sampled_from((0.0, 0.1, 0.5))),
+        "num_batches": draw(st.sampled_from((1, 1, 2, 3))),
     }
 
 
