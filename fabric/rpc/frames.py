@@ -8,9 +8,7 @@ router, and a Report now and then.
 
 from dataclasses import dataclass
 
-import msgpack
-
-from fabric.core.errors import FieldViolation, ProtocolError
+from fabric.core.errors import FieldViolation
 from fabric.core.request import (
     GenerationRequest,
     LoadReport,
@@ -19,14 +17,11 @@ from fabric.core.request import (
     Timing,
     Usage,
 )
-from fabric.rpc.codec import Codec
+from fabric.rpc.framing import MAX_FRAME_BYTES, Framing
 
 VERSION = 1
-LENGTH_BYTES = 4
-MAX_FRAME_BYTES = 16 * 2**20
 # Before the peer has proved that it knows the secret, it may send only this much.
 MAX_GREETING_BYTES = 4096
-MAX_ELEMENTS = 2**21
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,65 +122,21 @@ class Goodbye:
 Frame = Challenge | Hello | Welcome | Submit | Cancel | Step | Report | Drain | Goodbye
 
 
-class FrameCodec:
-    """Frames to bytes and back; a frame's kind is its place in ``KINDS``."""
+KINDS: tuple[type[Frame], ...] = (
+    Challenge,
+    Hello,
+    Welcome,
+    Submit,
+    Cancel,
+    Step,
+    Report,
+    Drain,
+    Goodbye,
+)
 
-    KINDS: tuple[type[Frame], ...] = (
-        Challenge,
-        Hello,
-        Welcome,
-        Submit,
-        Cancel,
-        Step,
-        Report,
-        Drain,
-        Goodbye,
-    )
+
+class FrameCodec(Framing[Frame]):
+    """The link's frames to bytes and back."""
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
-        self.max_frame_bytes = max_frame_bytes
-        codecs = [Codec(kind) for kind in self.KINDS]
-        self._encoders = {
-            kind: (number, codecs[number].encode) for number, kind in enumerate(self.KINDS)
-        }
-        self._decoders = [codec.decode for codec in codecs]
-
-    def encode(self, frame: Frame) -> bytes:
-        """The frame's bytes, length included.
-
-        Raises:
-            ProtocolError: It is longer than ``max_frame_bytes``.
-        """
-        number, encode = self._encoders[type(frame)]
-        body: bytes = msgpack.packb((number, encode(frame)))
-        if len(body) > self.max_frame_bytes:
-            raise ProtocolError(
-                f"{type(frame).__name__} has {len(body)} bytes; at most {self.max_frame_bytes}"
-            )
-        return len(body).to_bytes(LENGTH_BYTES, "big") + body
-
-    def decode(self, body: bytes) -> Frame:
-        """The frame in ``body``, which is without its length.
-
-        Raises:
-            ProtocolError: The bytes are no frame; names what is wrong.
-        """
-        try:
-            plain = msgpack.unpackb(
-                body,
-                max_array_len=MAX_ELEMENTS,
-                max_map_len=0,
-                max_ext_len=0,
-                strict_map_key=True,
-            )
-        except (ValueError, msgpack.UnpackException, RecursionError) as error:
-            raise ProtocolError(f"not msgpack within bounds: {error}") from error
-        if type(plain) is not list or len(plain) != 2 or type(plain[0]) is not int:
-            raise ProtocolError("a frame is an array of kind and body")
-        number, content = plain
-        if not 0 <= number < len(self._decoders):
-            raise ProtocolError(f"unknown kind of frame {number}")
-        try:
-            return self._decoders[number](content)
-        except ProtocolError as error:
-            raise ProtocolError(f"{self.KINDS[number].__name__}{error.message}") from None
+        super().__init__(KINDS, max_frame_bytes)

@@ -5,7 +5,8 @@ import socket
 from typing import Protocol, cast
 
 from fabric.core.errors import ProtocolError
-from fabric.rpc.frames import LENGTH_BYTES, MAX_GREETING_BYTES, Frame, FrameCodec
+from fabric.rpc.frames import MAX_GREETING_BYTES, Frame, FrameCodec
+from fabric.rpc.framing import LENGTH_BYTES
 
 MAX_UNREAD_BYTES = 64 * 2**20
 

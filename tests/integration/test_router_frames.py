@@ -12,7 +12,6 @@ from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, Se
 from fabric.core.sampling import SamplingParams
 from fabric.router.connection import Connection, GroupAddress, LinkOptions
 from fabric.rpc.frames import (
-    LENGTH_BYTES,
     VERSION,
     Challenge,
     Frame,
@@ -24,6 +23,7 @@ from fabric.rpc.frames import (
     Submit,
     Welcome,
 )
+from fabric.rpc.framing import LENGTH_BYTES
 from fabric.rpc.link import Link
 from fabric.rpc.secret import Role, new_nonce, prove
 from tests.integration.router_world import (

@@ -26,7 +26,7 @@ from fabric.core.sampling import GenerationDefaults, RequestLimits, SamplingPara
 from fabric.rpc.codec import Codec
 from fabric.rpc.failures import error_of, failure_of
 from fabric.rpc.frames import (
-    LENGTH_BYTES,
+    KINDS,
     Cancel,
     Challenge,
     Drain,
@@ -40,6 +40,7 @@ from fabric.rpc.frames import (
     Submit,
     Welcome,
 )
+from fabric.rpc.framing import LENGTH_BYTES
 
 LOGPROBS = (PositionLogprobs(TokenLogprob(5, -0.5, 1), (TokenLogprob(5, float("-inf"), 1),)),)
 DELTA = SequenceDelta(1, 2, (3, 4), "é", LOGPROBS, FinishReason.STOP, StopMatch(text="x"))
@@ -164,7 +165,7 @@ def decode_or_refuse(body):
         frame = CODEC.decode(body)
     except ProtocolError:
         return
-    assert type(frame) in FrameCodec.KINDS
+    assert type(frame) in KINDS
 
 
 @dataclasses.dataclass(frozen=True)
