@@ -109,12 +109,13 @@ class FabricConfig(Section):
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
                 raise ValueError(f"{kind}: {twice[0]!r} is named twice")
-        for group in self.groups:
-            for model in group.models:
-                if model not in ids:
-                    raise ValueError(
-                        f"groups: {group.name!r} hosts {model!r}, which is not one of {ids}"
-                    )
+        hosted = {model: group.name for group in self.groups for model in group.models}
+        for model, group_name in hosted.items():
+            if model not in ids:
+                raise ValueError(f"groups: {group_name!r} hosts {model!r}, not one of {ids}")
+        for model in ids:
+            if model not in hosted:
+                raise ValueError(f"models: no group hosts {model!r}")
         return self
 
     def engine_settings(self, group: GroupSection) -> EngineSettings:
@@ -208,7 +209,10 @@ def _override(tree: object, override: str) -> None:
     node = tree
     for key in keys[:-1]:
         node = _child(node, key, override)
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is not YAML") from error
     if isinstance(node, dict):
         node[keys[-1]] = value
     elif isinstance(node, list) and keys[-1].isdecimal() and int(keys[-1]) < len(node):

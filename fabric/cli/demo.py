@@ -14,7 +14,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demonstration."""
-    arguments.overrides.append("router.port=0")
+    # The demonstration is its own only client.
+    arguments.overrides += ["router.host=127.0.0.1", "router.port=0", "router.tls=null"]
     config = read_config(arguments)
     from fabric.cli.showcase import show
 

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from fabric.client import Client, RequestError
 from fabric.core.errors import FabricError
-from fabric.core.status import ModelState
 from fabric.serve.environment import prepare_environment
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 POLL_PERIOD_S = 0.1
 SERVE_POLL_PERIOD_S = 1.0
-PROBE_TIMEOUT_S = 2.0
 
 
 class StartError(FabricError):
@@ -43,10 +40,12 @@ def launched(config: "FabricConfig", console: Console) -> Iterator[str]:
     fabric = None
     try:
         display.show("Ray", "starting")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         # Ray reads the environment when it is imported, so not before now.
         from fabric.serve.app import DeployedFabric
 
         fabric = DeployedFabric(config)
+        # Ray has put a handler of its own in its place.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         display.finish("Ray")
         target = _wait_until_ready(fabric, config, display)
@@ -62,14 +61,17 @@ class StartDisplay:
     """A line for each thing that is being started."""
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         self.progress = Progress(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
             console=console,
+            disable=not console.is_terminal,
         )
         self._lines: dict[str, TaskID] = {}
+        self._stages: dict[str, str] = {}
 
     def show(self, name: str, stage: str, done: int = 0, total: int | None = None) -> None:
         """Show how far a thing's start is; where nobody watches, print each new stage once."""
@@ -79,6 +81,9 @@ class StartDisplay:
         self.progress.update(
             line, description=f"{name}: {stage}", completed=done, total=total or None
         )
+        if not self._console.is_terminal and self._stages.get(name) != stage:
+            self._stages[name] = stage
+            self._console.print(f"{name}: {stage}", markup=False, highlight=False)
 
     def finish(self, name: str) -> None:
         """Show that a thing has started."""
@@ -97,12 +102,11 @@ def _wait_until_ready(
             failures = {**fabric.failures(), **failures}
             next_look_s = time.monotonic() + SERVE_POLL_PERIOD_S
         if failures:
-            name, message = next(iter(failures.items()))
-            raise StartError(f"{name} could not be started: {message}")
-        if len(directory.groups) == len(config.groups) and directory.routers:
-            target = directory.routers[0]
-            if _answers(target, config):
-                return target
+            part, message = next(iter(failures.items()))
+            raise StartError(f"{part} could not be started: {message}")
+        ready = [router.address for router in directory.routers if router.is_ready]
+        if ready:
+            return ready[0]
         time.sleep(POLL_PERIOD_S)
 
 
@@ -121,15 +125,3 @@ def _show_directory(directory: "Directory", config: "FabricConfig", display: Sta
         display.finish("router")
     else:
         display.show("router", "starting")
-
-
-def _answers(target: str, config: "FabricConfig") -> bool:
-    """Whether the router knows every model as ready."""
-    tls = None
-    with Client(target, tls=tls, timeout_s=PROBE_TIMEOUT_S) as client:
-        try:
-            models = client.models()
-        except RequestError:
-            return False
-    ready = {model.card.model for model in models if model.state is ModelState.READY}
-    return ready.issuperset(model.id for model in config.models)

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from fabric.core.errors import ConfigError
+from fabric.core.status import ModelState
 from fabric.models.tokenizer import Tokenizer as ModelTokenizer
 from fabric.router import control, health, servicer
 from fabric.router.admission import Admission, AdmissionLimits
@@ -98,6 +99,14 @@ class RouterServer:
         self._catalog.set_groups(addresses)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether every known model can be answered now."""
+        return all(
+            self._catalog.model_status(model).state is ModelState.READY
+            for model in self._catalog.model_ids
+        )
+
+    @property
     def num_inflight(self) -> int:
         """Requests in flight."""
         return self._dispatcher.ledger.num_inflight
@@ -138,8 +147,12 @@ class RouterServer:
             if settings.tls is None:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, _credentials(settings.tls))
-        except (RuntimeError, OSError) as error:
-            raise ConfigError(f"the router can't listen on {address}: {error}") from error
+        except RuntimeError as error:
+            # gRPC's reason names neither the port's holder nor what is wrong with a certificate.
+            what = "port or address" if settings.tls is None else "port, address or certificates"
+            raise ConfigError(
+                f"the router can't listen on {address}: bad or taken {what}"
+            ) from error
 
     def _update_health(self) -> None:
         self._health.update(health.health_statuses(self._catalog, self._dispatcher))
@@ -152,9 +165,16 @@ class RouterServer:
 
 
 def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
-    pair = (tls.key.read_bytes(), tls.cert.read_bytes())
-    client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
+    pair = (_read_pem(tls.key), _read_pem(tls.cert))
+    client_ca = _read_pem(tls.client_ca) if tls.client_ca else None
     return grpc.ssl_server_credentials([pair], client_ca, client_ca is not None)
+
+
+def _read_pem(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the router can't read {path}: {error.strerror}") from error
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:

@@ -12,7 +12,7 @@ from ray.serve.schema import ApplicationStatusOverview
 from fabric.config import FabricConfig, GroupSection
 from fabric.serve.controller import Controller, Directory
 from fabric.serve.group_replica import GroupReplica
-from fabric.serve.launch import NAMESPACE, Launch
+from fabric.serve.launch import NAMESPACE, ROUTER, Launch, group_part
 from fabric.serve.router_replica import RouterReplica
 
 HEALTH: dict[str, Any] = {
@@ -43,18 +43,19 @@ class DeployedFabric:
         return directory
 
     def failures(self) -> dict[str, str]:
-        """Applications that Serve gave up deploying, with the last line of what went wrong."""
+        """Parts that Serve gave up deploying, with the last line of what went wrong."""
+        applications = serve.status().applications
         return {
-            name: _reason(application)
-            for name, application in serve.status().applications.items()
-            if application.status == "DEPLOY_FAILED"
+            part: _reason(applications[name])
+            for name, part in self._parts.items()
+            if name in applications and applications[name].status == "DEPLOY_FAILED"
         }
 
     def stop(self) -> None:
         """End the applications and the controller, and leave Ray (ending a local one)."""
         if self._config.ray.address is not None:
-            for target in self._targets:
-                serve.delete(target.name)
+            for name in self._parts:
+                serve.delete(name)
             ray.kill(self._controller)
         ray.shutdown()
 
@@ -64,14 +65,16 @@ class DeployedFabric:
         options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1}
         self._controller: Any = ray.remote(Controller).options(**options).remote()
         launch = Launch(config.model_dump(mode="json"), name, secrets.token_hex(32))
-        self._targets = [
-            _target(f"{config.name}-group-{group.name}", _group_app(group, launch))
-            for group in config.groups
+        apps = {group_part(group.name): _group_app(group, launch) for group in config.groups}
+        apps[ROUTER] = _router_app(config, launch)
+        self._parts = {f"{config.name}-{part.replace(' ', '-')}": part for part in apps}
+        targets = [
+            serve.RunTarget(apps[part], name=name, route_prefix=None)
+            for name, part in self._parts.items()
         ]
-        self._targets.append(_target(f"{config.name}-router", _router_app(config, launch)))
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
         serve.run_many(
-            self._targets,
+            targets,
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
@@ -92,15 +95,13 @@ def _start_ray(config: FabricConfig) -> None:
         return
     needed = 1 + sum(_num_bundle_cpus(group) for group in config.groups)
     ray.init(
+        # Without this, Ray would join a cluster that somebody started on this machine.
+        address="local",
         num_cpus=section.num_cpus or max(int(needed + 0.5), os.cpu_count() or 1),
         object_store_memory=int(section.object_store),
         include_dashboard=False,
         **common,
     )
-
-
-def _target(name: str, app: serve.Application) -> serve.RunTarget:
-    return serve.RunTarget(app, name=name, route_prefix=None)
 
 
 def _group_app(group: GroupSection, launch: Launch) -> serve.Application:

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fabric.router.catalog import GroupAddress
+from fabric.serve.launch import ROUTER, group_part
 
 WATCH_TIMEOUT_S = 10.0
 
@@ -22,14 +23,27 @@ class LoadingStage:
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
-    """What the controller knows; ``version`` grows with every change of addresses."""
+class RouterAddress:
+    """Where a router serves, and whether every configured model answers through it."""
 
-    version: int
-    groups: tuple[GroupAddress, ...]
-    routers: tuple[str, ...]
-    loading: dict[str, LoadingStage]
-    failures: dict[str, str]
+    address: str
+    is_ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """What the controller knows.
+
+    ``version`` grows with every change of addresses, and from one controller to the next;
+    ``loading`` has a stage for each group that is being started, ``failures`` a reason for each
+    part (such as "router" or "group g0") whose last start failed.
+    """
+
+    version: int = 0
+    groups: tuple[GroupAddress, ...] = ()
+    routers: tuple[RouterAddress, ...] = ()
+    loading: dict[str, LoadingStage] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
 
 class Controller:
@@ -40,7 +54,7 @@ class Controller:
     """
 
     def __init__(self) -> None:
-        self._directory = Directory(0, (), (), {}, {})
+        self._directory = Directory(version=time.time_ns())
         self._changed = asyncio.Condition()
         self._last_epoch = 0
 
@@ -59,22 +73,25 @@ class Controller:
         await self._publish(
             groups=tuple(known[name] for name in sorted(known)),
             loading=_without(self._directory.loading, address.name),
-            failures=_without(self._directory.failures, address.name),
+            failures=_without(self._directory.failures, group_part(address.name)),
         )
 
-    async def announce_router(self, address: str) -> None:
+    async def announce_router(self, router: RouterAddress) -> None:
         """Record where a router serves."""
-        if address not in self._directory.routers:
-            await self._publish(routers=(*self._directory.routers, address))
+        if router not in self._directory.routers:
+            others = [known for known in self._directory.routers if known.address != router.address]
+            await self._publish(
+                routers=(*others, router), failures=_without(self._directory.failures, ROUTER)
+            )
 
     async def note_loading(self, group: str, stage: LoadingStage) -> None:
         """Record how far a group's start is."""
         loading = {**self._directory.loading, group: stage}
         self._directory = replace(self._directory, loading=loading)
 
-    async def note_failure(self, group: str, message: str) -> None:
-        """Record why a group could not start."""
-        failures = {**self._directory.failures, group: message}
+    async def note_failure(self, part: str, message: str) -> None:
+        """Record why a part could not start."""
+        failures = {**self._directory.failures, part: message}
         self._directory = replace(self._directory, failures=failures)
 
     async def directory(self) -> Directory:

@@ -6,12 +6,12 @@ import logging
 from typing import Any
 
 from fabric.config import parse_config
-from fabric.core.errors import FabricError
 from fabric.engine.device_group import DeviceGroup
 from fabric.engine.link_server import LinkSettings
 from fabric.router.catalog import GroupAddress
 from fabric.serve.controller import LoadingStage
-from fabric.serve.launch import Launch, find_controller
+from fabric.serve.launch import Launch, find_controller, group_part, reported_failure
+from fabric.serve.loopback import keep_serve_on_loopback
 from fabric.telemetry.logs import setup_logging
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class GroupReplica:
     async def __init__(self, launch: Launch, group_name: str) -> None:  # type: ignore[misc]
         config = parse_config(launch.config, "the launched configuration")
         setup_logging(config.log_level.upper())
+        keep_serve_on_loopback()
         self._controller = find_controller(launch)
         section = next(group for group in config.groups if group.name == group_name)
         epoch = await self._controller.next_epoch.remote()
@@ -49,11 +50,8 @@ class GroupReplica:
         )
         progress = ReportedProgress(self._controller, group_name)
         progress.update("starting", 0, None)
-        try:
+        async with reported_failure(self._controller, group_part(group_name)):
             self._group = await DeviceGroup.start(config.engine_settings(section), link, progress)
-        except FabricError as error:
-            await self._controller.note_failure.remote(group_name, error.message)
-            raise
         host, port = self._group.address
         self._address = GroupAddress(group_name, host, port, epoch)
         await self._controller.announce_group.remote(self._address)

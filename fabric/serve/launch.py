@@ -1,11 +1,16 @@
 """What the processes of a launched fabric share: how they are told, and how they meet."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
+from fabric.core.errors import FabricError
+
 NAMESPACE = "fabric"
+ROUTER = "router"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,21 @@ class Launch:
     link_secret: str
 
 
+def group_part(group: str) -> str:
+    """What a device group is called among the parts of a fabric, as ROUTER is."""
+    return f"group {group}"
+
+
 def find_controller(launch: Launch) -> Any:
     """The handle of the fabric's controller actor."""
     return ray.get_actor(launch.controller, namespace=NAMESPACE)
+
+
+@asynccontextmanager
+async def reported_failure(controller: Any, part: str) -> AsyncIterator[None]:
+    """Tell the controller at once why a part can't start; Serve itself tries three times first."""
+    try:
+        yield
+    except FabricError as error:
+        await controller.note_failure.remote(part, error.message)
+        raise

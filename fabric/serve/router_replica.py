@@ -1,16 +1,20 @@
 """The Ray Serve deployment of a router: its own gRPC server in a Serve replica."""
 
 import asyncio
+import contextlib
 import logging
 
 from fabric.config import parse_config
 from fabric.router.server import RouterServer
-from fabric.serve.launch import Launch, find_controller
+from fabric.serve.controller import RouterAddress
+from fabric.serve.launch import ROUTER, Launch, find_controller, reported_failure
+from fabric.serve.loopback import keep_serve_on_loopback
 from fabric.telemetry.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
 RETRY_PERIOD_S = 0.5
+READINESS_PERIOD_S = 0.1
 
 
 class RouterReplica:
@@ -19,17 +23,20 @@ class RouterReplica:
     async def __init__(self, launch: Launch) -> None:  # type: ignore[misc]
         config = parse_config(launch.config, "the launched configuration")
         setup_logging(config.log_level.upper())
+        keep_serve_on_loopback()
         self._controller = find_controller(launch)
-        self._router = RouterServer(config.router_settings(launch.link_secret))
-        port = await self._router.start()
+        async with reported_failure(self._controller, ROUTER):
+            self._router = RouterServer(config.router_settings(launch.link_secret))
+            port = await self._router.start()
         self._address = f"{config.router.host}:{port}"
-        await self._controller.announce_router.remote(self._address)
+        await self._announce()
         self._watching = asyncio.create_task(self._watch())
+        self._reporting = asyncio.create_task(self._report_readiness())
         logger.info("router serves at %s", self._address)
 
     def check_health(self) -> None:
         """Tell Serve to replace this replica if it no longer follows the directory."""
-        if self._watching.done():
+        if self._watching.done() or self._reporting.done():
             raise RuntimeError("the router no longer follows the directory")
 
     async def _watch(self) -> None:
@@ -37,12 +44,27 @@ class RouterReplica:
         while True:
             try:
                 directory = await self._controller.watch.remote(version)
+                if directory.version != version:
+                    version = directory.version
+                    self._router.set_groups(directory.groups)
+                    # A restarted controller does not know this router yet.
+                    await self._announce()
             except Exception:
                 # The controller restarts; the groups known so far go on serving.
                 logger.warning("the controller does not answer; trying again", exc_info=True)
                 await asyncio.sleep(RETRY_PERIOD_S)
-                continue
-            if directory.version != version:
-                version = directory.version
-                self._router.set_groups(directory.groups)
-                await self._controller.announce_router.remote(self._address)
+
+    async def _report_readiness(self) -> None:
+        was_ready = False
+        while True:
+            await asyncio.sleep(READINESS_PERIOD_S)
+            is_ready = self._router.is_ready
+            if is_ready != was_ready:
+                # While the controller restarts, calls fail; the next one tells it.
+                with contextlib.suppress(Exception):
+                    await self._announce()
+                    was_ready = is_ready
+
+    async def _announce(self) -> None:
+        router = RouterAddress(self._address, self._router.is_ready)
+        await self._controller.announce_router.remote(router)

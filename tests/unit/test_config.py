@@ -34,13 +34,18 @@ def test_an_unknown_key_is_refused_with_its_path() -> None:
         ("max_num_seqs", "many", "groups.0.max_num_seqs: Input should be a valid integer"),
         ("block_size", 7, "groups.0.block_size"),
         ("parallel", {"tensor": 2}, "groups.0.parallel.tensor"),
-        ("models", ["b"], "'g0' hosts 'b', which is not one of ['a']"),
+        ("models", ["b"], "'g0' hosts 'b', not one of ['a']"),
         ("kv_cache", "lots", "groups.0.kv_cache"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(key: str, value: object, words: str) -> None:
     group = {"name": "g0", "models": ["a"], key: value}
     assert words in problem({**GOOD, "groups": [group]})
+
+
+def test_a_model_that_no_group_hosts_is_refused() -> None:
+    models = [*GOOD["models"], {"id": "b", "source": "/models/b"}]
+    assert "models: no group hosts 'b'" in problem({**GOOD, "models": models})
 
 
 def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path) -> None:
@@ -69,7 +74,9 @@ def test_set_changes_one_value(tmp_path: Path) -> None:
     assert (config.router.port, config.groups[0].max_num_seqs) == (0, 3)
 
 
-@pytest.mark.parametrize("override", ["router.port", "groups.7.name=x", "models.id=x", ".=1"])
+@pytest.mark.parametrize(
+    "override", ["router.port", "groups.7.name=x", "models.id=x", ".=1", "name=["]
+)
 def test_a_setting_that_has_no_place_is_refused(tmp_path: Path, override: str) -> None:
     path = tmp_path / "fabric.yaml"
     path.write_text("models: [{id: a, source: x}]\ngroups: [{name: g, models: [a]}]\n")
