@@ -1,4 +1,4 @@
-"""The two build steps that pyproject.toml cannot express: gRPC stubs and C++ kernels."""
+"""The build steps that pyproject.toml cannot express: gRPC stubs and C++ extensions."""
 
 import platform
 import runpy
@@ -11,6 +11,9 @@ from setuptools.command.build_py import build_py
 CSRC = Path("kernels/cpu/csrc")
 COMMON_SOURCES = ("bindings.cpp", "cache.cpp", "threads.cpp")
 ISA_SOURCES = ("attention.cpp", "layers.cpp", "linear.cpp", "table.cpp")
+GROUP_CSRC = Path("fabric/parallel/csrc")
+GROUP_SOURCES = ("bindings.cpp", "channel.cpp", "collectives.cpp", "sums.cpp")
+GROUP_HEADERS = ("channel.h", "collectives.h", "segment.h", "sums.h")
 ISA_FLAGS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
@@ -29,13 +32,18 @@ class BuildStubs(build_py):
         super().run()
 
 
-class BuildKernels(build_ext):
-    """Compiles the algorithms once for each instruction set; the choice is made at run time."""
+class BuildNative(build_ext):
+    """Compiles kernels once for each instruction set; the choice is made at run time."""
 
     def build_extension(self, ext):
         import pybind11
 
-        include_dirs = [pybind11.get_include(), *self.compiler.include_dirs]
+        if ext.name != "kernels.cpu._kernels":
+            ext.include_dirs.append(pybind11.get_include())
+            return super().build_extension(ext)
+        return self._build_kernels(ext, [pybind11.get_include(), *self.compiler.include_dirs])
+
+    def _build_kernels(self, ext, include_dirs):
         objects = self._compile(COMMON_SOURCES, [], include_dirs, "common")
         for isa, flags in ISA_FLAGS.items():
             objects += self._compile(ISA_SOURCES, [f"-DKERNEL_ISA={isa}", *flags], [], isa)
@@ -54,7 +62,7 @@ class BuildKernels(build_ext):
 
 
 setup(
-    cmdclass={"build_py": BuildStubs, "build_ext": BuildKernels},
+    cmdclass={"build_py": BuildStubs, "build_ext": BuildNative},
     # Optional: a machine without a compiler can still install the client.
     ext_modules=[
         Extension(
@@ -62,6 +70,15 @@ setup(
             sources=[str(CSRC / name) for name in COMMON_SOURCES + ISA_SOURCES],
             depends=[str(CSRC / name) for name in ("cache.h", "kernels.h", "simd.h", "threads.h")],
             optional=True,
-        )
+        ),
+        Extension(
+            "fabric.parallel._shm",
+            sources=[str(GROUP_CSRC / name) for name in GROUP_SOURCES],
+            depends=[str(GROUP_CSRC / name) for name in GROUP_HEADERS],
+            extra_compile_args=FLAGS,
+            extra_link_args=["-pthread"],
+            language="c++",
+            optional=True,
+        ),
     ],
 )

@@ -13,6 +13,11 @@ FabricError
 ├── ConfigError               a configuration file or option; names the path
 ├── SourceError               weights can't be fetched, or their hash is wrong
 ├── CheckpointError           missing, unused or mis-shaped tensors; names them
+├── GroupError                ranks can't go on together; they need a new group, of a new epoch
+│   ├── PeerLost              a rank died or froze; names it
+│   ├── GroupTimeout          the ranks live, but one didn't come in time
+│   ├── GroupAborted          a rank gave the group up
+│   └── StaleEpoch            the rank belongs to a group that has been replaced
 └── ProtocolError             a frame on the link breaks the schema or a bound
 """
 
@@ -103,6 +108,30 @@ class SourceError(FabricError):
 
 class CheckpointError(FabricError):
     """A checkpoint's tensors don't fit the model; the message names them."""
+
+
+class GroupError(FabricError):
+    """The ranks of a group can't go on together; only a new group can."""
+
+
+class PeerLost(GroupError):
+    """A rank of the group died, froze or can't be reached any more."""
+
+    def __init__(self, rank: int, message: str = "is lost") -> None:
+        super().__init__(f"rank {rank} {message}")
+        self.rank = rank
+
+
+class GroupTimeout(GroupError):
+    """An operation took too long although all ranks are alive."""
+
+
+class GroupAborted(GroupError):
+    """A rank gave the group up while others may still have been waiting in it."""
+
+
+class StaleEpoch(GroupError):
+    """The rank belongs to an older or a later epoch than the one that is meeting now."""
 
 
 class ProtocolError(FabricError):

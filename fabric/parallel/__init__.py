@@ -1,0 +1,1 @@
+"""Ranks that compute together: meshes of devices, groups with collectives, their rendezvous."""
