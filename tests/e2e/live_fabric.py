@@ -1,0 +1,102 @@
+"""What tests do to a fabric that really runs: ask it, look at its processes, wait for it."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fabric.client import AsyncClient, Generation, SequenceDelta
+
+MODEL = "stories"
+PROMPTS = tuple(
+    f"{start} {name}"
+    for start in ("Once upon a time", "One day", "The dog", "In the park")
+    for name in ("Lily", "Tom", "Ben", "Sue")
+)
+
+
+async def collect(client: AsyncClient, prompt: str, **options: float) -> Generation:
+    """The whole greedy answer of 100 tokens."""
+    stream = client.stream(
+        MODEL, prompt, max_tokens=100, temperature=0.0, ignore_eos=True, **options
+    )  # type: ignore[arg-type]
+    return await stream.collect()
+
+
+async def cancel_after(client: AsyncClient, prompt: str, num_tokens: int) -> list[int]:
+    """Take so many tokens of a long answer, then leave it."""
+    tokens: list[int] = []
+    async with client.stream(
+        MODEL, prompt, max_tokens=400, temperature=0.0, ignore_eos=True
+    ) as stream:
+        async for event in stream:
+            if isinstance(event, SequenceDelta):
+                tokens.extend(event.token_ids)
+            if len(tokens) >= num_tokens:
+                break
+    return tokens
+
+
+async def wait_until_idle(client: AsyncClient) -> None:
+    """Wait until the group holds nothing; fails by the test's time limit if it leaks."""
+    while True:
+        status = await client.status()
+        load = status.groups[0].load
+        is_idle = load.num_running == 0 and load.num_waiting == 0
+        if is_idle and load.num_free_blocks == load.num_blocks and status.num_inflight == 0:
+            return
+        await asyncio.sleep(0.05)
+
+
+def group_pid() -> int:
+    """Process id of the device group's replica."""
+    (pid,) = (pid for pid in descendants() if b"group-g0" in _read(pid, "cmdline"))
+    return pid
+
+
+def descendants() -> set[int]:
+    """Process ids of all that this process started, directly or not."""
+    found = {os.getpid()}
+    parents = dict(_parents())
+    for pid in sorted(parents):
+        ancestors, current = [pid], pid
+        while current in parents and current not in found:
+            current = parents[current]
+            ancestors.append(current)
+        if current in found:
+            found.update(ancestors)
+    return found - {os.getpid()}
+
+
+def listening_addresses(pids: set[int]) -> set[str]:
+    """Hexadecimal addresses, as the kernel writes them, on which the processes accept TCP."""
+    sockets = {os.readlink(entry) for pid in pids for entry in _entries(Path(f"/proc/{pid}/fd"))}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            is_listening = fields[3] == "0A"
+            if is_listening and f"socket:[{fields[9]}]" in sockets:
+                found.add(fields[1].split(":")[0])
+    return found
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (stat := _read(int(entry.name), "stat")):
+            yield int(entry.name), int(stat.rpartition(b")")[2].split()[1])
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        # It has ended meanwhile.
+        return b""
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
