@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
@@ -19,6 +27,7 @@ from fabric.scheduler.scheduler import SchedulerConfig
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class Section(BaseModel):
@@ -63,9 +72,9 @@ class GroupSection(Section):
 class TlsSection(Section):
     """Certificates, as PEM files; with ``client_ca`` clients must show one too."""
 
-    cert: Path
-    key: Path
-    client_ca: Path | None = None
+    cert: HomePath
+    key: HomePath
+    client_ca: HomePath | None = None
 
 
 class RouterSection(Section):
@@ -98,7 +107,7 @@ class FabricConfig(Section):
     router: RouterSection = RouterSection()
     ray: RaySection = RaySection()
     link_host: str = "127.0.0.1"
-    cache_dir: Path = Field(default_factory=default_cache_dir)
+    cache_dir: HomePath = Field(default_factory=default_cache_dir)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")

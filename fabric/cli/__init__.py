@@ -18,6 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FabricError as error:
         print(f"fabric: {error.message}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except ModuleNotFoundError as error:
+        # The base install is the client alone.
+        print(f"fabric: {error}; try: pip install 'llm-fabric[serve]'", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("fabric: interrupted", file=sys.stderr)
         return 130

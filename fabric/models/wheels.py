@@ -100,7 +100,8 @@ def pip_download(requirement: str, folder: Path, wheel_bytes: int, progress: Pro
         errors = _watch(process, lambda: _folder_bytes(folder), wheel_bytes, progress)
     wheels = sorted(folder.glob("*.whl"))
     if process.returncode != 0 or len(wheels) != 1:
-        raise SourceError(f"pip can't download {requirement}: {errors.strip()[-500:]}")
+        # One line, because it ends up in one.
+        raise SourceError(f"pip can't download {requirement}: {' '.join(errors.split())[-500:]}")
     return wheels[0]
 
 

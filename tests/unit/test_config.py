@@ -33,7 +33,7 @@ def test_an_unknown_key_is_refused_with_its_path() -> None:
     [
         ("max_num_seqs", "many", "groups.0.max_num_seqs: Input should be a valid integer"),
         ("block_size", 7, "groups.0.block_size"),
-        ("parallel", {"tensor": 2}, "groups.0.parallel.tensor"),
+        ("parallel", {"tensor": 0}, "groups.0.parallel.tensor"),
         ("models", ["b"], "'g0' hosts 'b', not one of ['a']"),
         ("kv_cache", "lots", "groups.0.kv_cache"),
     ],
@@ -41,6 +41,10 @@ def test_an_unknown_key_is_refused_with_its_path() -> None:
 def test_a_wrong_value_is_refused_with_its_path(key: str, value: object, words: str) -> None:
     group = {"name": "g0", "models": ["a"], key: value}
     assert words in problem({**GOOD, "groups": [group]})
+
+
+def test_the_cache_folder_may_be_in_the_home_folder() -> None:
+    assert parse_config({**GOOD, "cache_dir": "~/x"}, "file").cache_dir == Path.home() / "x"
 
 
 def test_a_model_that_no_group_hosts_is_refused() -> None:
