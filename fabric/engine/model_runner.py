@@ -36,7 +36,8 @@ class ModelRunner:
         sampling = [item for item in output.scheduled if item.num_samples]
         last_tokens = batch.query_start[1:].long() - 1
         chosen = [i for i, item in enumerate(output.scheduled) if item.num_samples]
-        logits = self._model.forward(token_ids, batch, self._kv_cache, last_tokens[chosen])
+        hidden = self._model.forward(self._model.embed(token_ids), batch, self._kv_cache)
+        logits = self._model.logits(hidden, last_tokens[chosen])
         return StepResult(output.step, self._sample(logits, sampling))
 
     def _apply_changes(self, output: SchedulerOutput) -> None:

@@ -9,6 +9,7 @@ from fabric.engine.model_runner import ModelRunner
 from fabric.engine.sampler import Sampler
 from fabric.engine.sequence_table import SequenceTable
 from fabric.engine.settings import WorkerSettings
+from fabric.engine.vocab_parallel import VocabShard
 from fabric.models.loader import load_model
 from fabric.models.progress import NoProgress, Progress
 from fabric.models.sources import resolve_source
@@ -47,7 +48,8 @@ class Worker:
             (self.num_blocks, *shape[1:]), dtype=loaded.dtype, device=settings.device
         )
         table = SequenceTable(loaded.max_model_len, settings.block_size)
-        sampler = Sampler(frozenset(loaded.defaults.eos_token_ids))
+        vocab = VocabShard.whole(loaded.config.vocab_size)
+        sampler = Sampler(frozenset(loaded.defaults.eos_token_ids), vocab)
         self._runner = ModelRunner(loaded.model, backend, kv_cache, table, sampler)
 
     def execute(self, output: SchedulerOutput) -> StepResult:

@@ -12,6 +12,7 @@ from fabric.core.errors import CheckpointError
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+ALL = slice(None)
 
 
 class Checkpoint(Protocol):
@@ -25,8 +26,17 @@ class Checkpoint(Protocol):
         """A tensor's shape, without reading it."""
         ...
 
-    def read(self, name: str) -> Tensor:
-        """Read one tensor in its stored dtype; quantized ones come as float32."""
+    def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        """Read a range of a tensor, and no other rows of it.
+
+        Args:
+            name: The tensor's name.
+            rows: Range along a matrix's first dimension, without a step.
+            columns: Range along its second dimension.
+
+        Returns:
+            The range in its stored dtype; of quantized tensors in float32.
+        """
         ...
 
     def close(self) -> None:
@@ -38,7 +48,6 @@ class _Shard(Protocol):
     """What we use of safetensors' untyped file handle."""
 
     def keys(self) -> list[str]: ...
-    def get_tensor(self, name: str) -> Tensor: ...
     def get_slice(self, name: str) -> "_Slice": ...
     def __exit__(
         self,
@@ -50,6 +59,7 @@ class _Shard(Protocol):
 
 class _Slice(Protocol):
     def get_shape(self) -> list[int]: ...
+    def __getitem__(self, index: slice | tuple[slice, slice]) -> Tensor: ...
 
 
 class SafetensorsCheckpoint:
@@ -80,11 +90,12 @@ class SafetensorsCheckpoint:
         """A tensor's shape, without reading it."""
         return tuple(self._shards[self._file_of[name]].get_slice(name).get_shape())
 
-    def read(self, name: str) -> Tensor:
-        """Read one tensor in its stored dtype."""
+    def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        """See Checkpoint; the file is mapped, and only what is looked at is read."""
         file = self._file_of[name]
         try:
-            return self._shards[file].get_tensor(name)
+            stored = self._shards[file].get_slice(name)
+            return stored[rows] if columns == ALL else stored[rows, columns]
         except SafetensorError as error:
             raise CheckpointError(f"{file}: {name}: {error}") from error
 

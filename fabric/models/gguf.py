@@ -10,6 +10,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from torch import Tensor
 
 from fabric.core.errors import CheckpointError
+from fabric.models.checkpoint import ALL
 from fabric.models.gguf_header import GgufTensor, read_gguf_header
 
 SUPPORTED_TYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
@@ -56,7 +57,7 @@ class GgufCheckpoint:
             self._types[name] = self._check(tensor)
         factors = self._tensors.pop(ROPE_FACTORS, None)
         self.rope_factors: tuple[float, ...] = (
-            () if factors is None else tuple(self._decode(factors, ROPE_FACTORS).tolist())
+            () if factors is None else tuple(self._decode(factors, ROPE_FACTORS, ALL).tolist())
         )
 
     def names(self) -> frozenset[str]:
@@ -67,12 +68,15 @@ class GgufCheckpoint:
         """A tensor's shape, without reading it."""
         return self._tensors[name].shape
 
-    def read(self, name: str) -> Tensor:
-        """Read one tensor: float32, float16 and bfloat16 as stored, quantized ones as float32."""
-        weight = self._decode(self._tensors[name], name)
+    def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        """See Checkpoint; whole rows are decoded, and columns cut from them.
+
+        Query and key rows must be those of whole heads.
+        """
+        weight = self._decode(self._tensors[name], name, rows)
         if self._arch == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-            return self._restore_rows(weight, name)
-        return weight
+            weight = self._restore_rows(weight, name, rows)
+        return weight if columns == ALL else weight[:, columns]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -95,25 +99,29 @@ class GgufCheckpoint:
             raise CheckpointError(f"{where} reaches beyond the end of the file")
         return kind
 
-    def _decode(self, tensor: GgufTensor, name: str) -> Tensor:
+    def _decode(self, tensor: GgufTensor, name: str, rows: slice) -> Tensor:
         kind = self._types[name]
-        raw = self._bytes[tensor.offset : tensor.offset + _num_bytes(tensor, kind)]
+        stored = self._bytes[tensor.offset : tensor.offset + _num_bytes(tensor, kind)]
+        raw = stored.reshape(*tensor.shape[:-1], -1)[rows]
+        shape = (*raw.shape[:-1], tensor.shape[-1])
         if kind is GGMLQuantizationType.BF16:
-            return torch.from_numpy(raw.copy()).view(torch.bfloat16).view(tensor.shape)
+            return torch.from_numpy(raw.copy()).view(torch.bfloat16).view(shape)
         if kind is GGMLQuantizationType.F16:
-            return torch.from_numpy(raw.copy()).view(torch.float16).view(tensor.shape)
-        rows = raw.reshape(*tensor.shape[:-1], -1)
-        values = quants.dequantize(rows.view(np.float32) if kind.name == "F32" else rows, kind)
+            return torch.from_numpy(raw.copy()).view(torch.float16).view(shape)
+        values = quants.dequantize(raw.view(np.float32) if kind.name == "F32" else raw, kind)
         return torch.from_numpy(np.array(values, dtype=np.float32, copy=kind.name == "F32"))
 
-    def _restore_rows(self, weight: Tensor, name: str) -> Tensor:
+    def _restore_rows(self, weight: Tensor, name: str, rows: slice) -> Tensor:
         """Undo GGUF's pairing of rotary rows: back from (d, d + 1) to halves (d, d + half)."""
         suffix = "head_count" if name.endswith("q_proj.weight") else "head_count_kv"
         key = f"{self._arch}.attention.{suffix}"
         num_heads = self.metadata.get(key, self.metadata.get(f"{self._arch}.attention.head_count"))
-        if not isinstance(num_heads, int) or num_heads < 1 or weight.shape[0] % (2 * num_heads):
+        num_rows = self._tensors[name].shape[0]
+        if not isinstance(num_heads, int) or num_heads < 1 or num_rows % (2 * num_heads):
             raise CheckpointError(f"{self._path}: {key} = {num_heads!r} doesn't fit {name}")
-        pairs = weight.view(num_heads, weight.shape[0] // num_heads // 2, 2, -1)
+        head_dim = num_rows // num_heads
+        assert (rows.start or 0) % head_dim == 0
+        pairs = weight.view(-1, head_dim // 2, 2, weight.shape[1])
         return pairs.transpose(1, 2).reshape(weight.shape)
 
 

@@ -10,25 +10,13 @@ from torch import Tensor
 
 from fabric.models.checkpoint import Checkpoint
 from fabric.models.config import ModelConfig
+from fabric.models.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+from fabric.models.llama_weights import HEAD, weights_of
+from fabric.models.model import RankPart
 from fabric.models.progress import Progress
 from fabric.models.rope import cos_sin_table
-from fabric.models.weights import Weight, WeightPart, check_weights
-from kernels.ops import Backend, PackedLinear, RaggedBatch
-
-# Parameter: the checkpoint's tensors that are stacked into it. Layers' names lack their prefix.
-WEIGHTS = {
-    "embedding": ("model.embed_tokens.weight",),
-    "final_norm": ("model.norm.weight",),
-    "head": ("lm_head.weight",),
-}
-LAYER_WEIGHTS = {
-    "input_norm": ("input_layernorm.weight",),
-    "qkv": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
-    "output": ("self_attn.o_proj.weight",),
-    "mlp_norm": ("post_attention_layernorm.weight",),
-    "gate_up": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
-    "down": ("mlp.down_proj.weight",),
-}
+from fabric.models.weights import Weight, check_weights
+from kernels.ops import Backend, RaggedBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +24,15 @@ class LlamaLayer:
     """One decoder layer's parameters."""
 
     input_norm: Tensor
-    qkv: PackedLinear
-    output: PackedLinear
+    qkv: ColumnParallelLinear
+    output: RowParallelLinear
     mlp_norm: Tensor
-    gate_up: PackedLinear
-    down: PackedLinear
+    gate_up: ColumnParallelLinear
+    down: RowParallelLinear
 
 
 class LlamaForCausalLM:
-    """A Llama decoder over paged KV, built from a backend's operations."""
+    """A rank's part of a Llama decoder over paged KV, built from a backend's operations."""
 
     def __init__(
         self,
@@ -52,133 +40,118 @@ class LlamaForCausalLM:
         backend: Backend,
         dtype: torch.dtype,
         max_model_len: int | None = None,
+        part: RankPart | None = None,
     ) -> None:
-        """Prepare an empty model; ``max_model_len`` bounds positions (None: the config's)."""
+        """Prepare an empty model.
+
+        Args:
+            config: Its sizes.
+            backend: Its operations.
+            dtype: Of weights, activations and KV.
+            max_model_len: Bounds positions; None: as many as the config allows.
+            part: This rank's part; None: everything.
+        """
         self.config = config
+        part = part or RankPart.whole(config)
+        self.shard = part.shard
+        self._group = part.group
         self._backend = backend
         self._dtype = dtype
+        self._num_heads = len(self.shard.heads(config))
+        self._num_kv_heads = len(self.shard.kv_heads(config))
         self._scale = config.head_dim**-0.5
         self._cos_sin = cos_sin_table(
             config.rope, config.head_dim, max_model_len or config.max_position_embeddings
         )
         self._layers: list[LlamaLayer] = []
-        self._embedding: Tensor
+        self._embedding: VocabParallelEmbedding
         self._final_norm: Tensor
-        self._head: PackedLinear
+        self._head: ColumnParallelLinear
 
     def load_weights(self, checkpoint: Checkpoint, progress: Progress) -> int:
-        """Take every weight from the checkpoint; return the number of their elements.
+        """Take this rank's weights from the checkpoint, which must be whole.
 
-        Parameters are read and packed one by one, so that the peak is the model and one of them.
+        Parameters are read and packed one by one, so that the peak is the shard and one of them.
+
+        Returns:
+            The number of elements of all weights, other ranks' included.
 
         Raises:
             CheckpointError: Tensors are missing, unused, mis-shaped or unreadable.
         """
-        top, layers = weights_of(self.config)
-        spare = WEIGHTS["head"] if self.config.tie_word_embeddings else ()
-        num_parameters = check_weights(
-            [*top.values(), *(weight for layer in layers for weight in layer.values())],
-            checkpoint,
-            spare,
-        )
-        self._embedding = top["embedding"].read(checkpoint, self._dtype)
-        self._final_norm = top["final_norm"].read(checkpoint, self._dtype)
-        head = self._embedding if "head" not in top else top["head"].read(checkpoint, self._dtype)
-        self._head = self._backend.pack_linear(head)
+        num_parameters = self._check(checkpoint)
+        top, layers = weights_of(self.config, self.shard)
+        self._load_top(top, checkpoint)
         for done, layer in enumerate(layers):
             progress.update("load weights", done, len(layers))
             self._layers.append(self._load_layer(layer, checkpoint))
         progress.update("load weights", len(layers), len(layers))
         return num_parameters
 
-    def _load_layer(self, weights: dict[str, Weight], checkpoint: Checkpoint) -> LlamaLayer:
-        def pack(parameter: str) -> PackedLinear:
-            return self._backend.pack_linear(weights[parameter].read(checkpoint, self._dtype))
+    def _check(self, checkpoint: Checkpoint) -> int:
+        top, layers = weights_of(self.config)
+        weights = [*top.values(), *(weight for layer in layers for weight in layer.values())]
+        spare = (HEAD,) if self.config.tie_word_embeddings else ()
+        return check_weights(weights, checkpoint, spare)
 
+    def _load_top(self, weights: dict[str, Weight], checkpoint: Checkpoint) -> None:
+        tensors = {name: weight.read(checkpoint, self._dtype) for name, weight in weights.items()}
+        if self.shard.is_first:
+            vocabulary = self.shard.vocabulary(self.config)
+            self._embedding = VocabParallelEmbedding(self._group, vocabulary, tensors["embedding"])
+        if self.shard.is_last:
+            self._final_norm = tensors["final_norm"]
+            head = tensors["head" if "head" in tensors else "embedding"]
+            self._head = ColumnParallelLinear(self._backend, head)
+
+    def _load_layer(self, weights: dict[str, Weight], checkpoint: Checkpoint) -> LlamaLayer:
+        def read(parameter: str) -> Tensor:
+            return weights[parameter].read(checkpoint, self._dtype)
+
+        backend, group = self._backend, self._group
         return LlamaLayer(
-            input_norm=weights["input_norm"].read(checkpoint, self._dtype),
-            qkv=pack("qkv"),
-            output=pack("output"),
-            mlp_norm=weights["mlp_norm"].read(checkpoint, self._dtype),
-            gate_up=pack("gate_up"),
-            down=pack("down"),
+            input_norm=read("input_norm"),
+            qkv=ColumnParallelLinear(backend, read("qkv")),
+            output=RowParallelLinear(backend, group, read("output")),
+            mlp_norm=read("mlp_norm"),
+            gate_up=ColumnParallelLinear(backend, read("gate_up")),
+            down=RowParallelLinear(backend, group, read("down")),
         )
 
     def kv_cache_shape(self, num_blocks: int, block_size: int) -> tuple[int, ...]:
-        """``(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)``."""
-        config = self.config
-        return (num_blocks, config.num_layers, 2, config.num_kv_heads, block_size, config.head_dim)
+        """``(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)`` of this rank."""
+        num_layers, head_dim = self.shard.num_layers, self.config.head_dim
+        return (num_blocks, num_layers, 2, self._num_kv_heads, block_size, head_dim)
 
-    def forward(
-        self, token_ids: Tensor, batch: RaggedBatch, kv_cache: Tensor, logits_rows: Tensor
-    ) -> Tensor:
-        """Compute the KV of all tokens, and the logits after some of them.
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """See CausalModel."""
+        return self._embedding(token_ids)
 
-        Args:
-            token_ids: ``[num_tokens]`` int64.
-            batch: Where the tokens and their KV belong.
-            kv_cache: See :meth:`kv_cache_shape`; written in place.
-            logits_rows: ``[num_rows]`` int64, the tokens whose next token is asked for.
-
-        Returns:
-            ``[num_rows, vocab_size]`` float32.
-        """
-        ops, eps = self._backend, self.config.rms_norm_eps
-        residual = self._embedding.index_select(0, token_ids)
+    def forward(self, hidden: Tensor, batch: RaggedBatch, kv_cache: Tensor) -> Tensor:
+        """See CausalModel."""
+        ops, eps, residual = self._backend, self.config.rms_norm_eps, hidden
         x = ops.rms_norm(residual, self._layers[0].input_norm, eps)
         for index, layer in enumerate(self._layers):
             if index > 0:
                 x = ops.add_rms_norm(x, residual, layer.input_norm, eps)
             x = self._attention(x, layer, index, batch, kv_cache)
             x = ops.add_rms_norm(x, residual, layer.mlp_norm, eps)
-            x = ops.linear(ops.silu_and_mul(ops.linear(x, layer.gate_up)), layer.down)
-        x, residual = x.index_select(0, logits_rows), residual.index_select(0, logits_rows)
-        x = ops.add_rms_norm(x, residual, self._final_norm, eps)
-        return ops.linear(x, self._head).float()
+            x = layer.down(ops.silu_and_mul(layer.gate_up(x)))
+        return residual.add_(x)
+
+    def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """See CausalModel."""
+        x = hidden.index_select(0, rows)
+        x = self._backend.rms_norm(x, self._final_norm, self.config.rms_norm_eps)
+        return self._head(x).float()
 
     def _attention(
         self, x: Tensor, layer: LlamaLayer, index: int, batch: RaggedBatch, kv_cache: Tensor
     ) -> Tensor:
-        ops, config = self._backend, self.config
-        sizes = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
-        qkv = ops.linear(x, layer.qkv).view(len(x), sum(sizes), config.head_dim)
+        ops, sizes = self._backend, [self._num_heads, self._num_kv_heads, self._num_kv_heads]
+        qkv = layer.qkv(x).view(len(x), sum(sizes), self.config.head_dim)
         query, key, value = torch.split(qkv, sizes, dim=1)
         ops.rope(query, key, batch.positions, self._cos_sin)
         ops.store_kv(key, value, kv_cache, index, batch.slots)
         attended = ops.paged_attention(query, kv_cache, index, batch, self._scale)
-        return ops.linear(attended.flatten(1), layer.output)
-
-
-def weights_of(config: ModelConfig) -> tuple[dict[str, Weight], list[dict[str, Weight]]]:
-    """The weights of a Llama model by parameter: outside of layers, and each layer's."""
-    hidden, query = config.hidden_size, config.num_heads * config.head_dim
-    key = config.num_kv_heads * config.head_dim
-    shapes: dict[str, tuple[tuple[int, ...], ...]] = {
-        "embedding": ((config.vocab_size, hidden),),
-        "final_norm": ((hidden,),),
-        "head": ((config.vocab_size, hidden),),
-        "input_norm": ((hidden,),),
-        "qkv": ((query, hidden), (key, hidden), (key, hidden)),
-        "output": ((hidden, query),),
-        "mlp_norm": ((hidden,),),
-        "gate_up": ((config.intermediate_size, hidden), (config.intermediate_size, hidden)),
-        "down": ((hidden, config.intermediate_size),),
-    }
-
-    def weight(parameter: str, names: tuple[str, ...], prefix: str = "") -> Weight:
-        parts = zip(names, shapes[parameter], strict=True)
-        return Weight(parameter, tuple(WeightPart(prefix + name, shape) for name, shape in parts))
-
-    top = {
-        parameter: weight(parameter, names)
-        for parameter, names in WEIGHTS.items()
-        if not (parameter == "head" and config.tie_word_embeddings)
-    }
-    layers = [
-        {
-            parameter: weight(parameter, names, f"model.layers.{layer}.")
-            for parameter, names in LAYER_WEIGHTS.items()
-        }
-        for layer in range(config.num_layers)
-    ]
-    return top, layers
+        return layer.output(attended.flatten(1))

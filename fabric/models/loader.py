@@ -9,17 +9,20 @@ from typing import Literal
 import torch
 
 from fabric.core.errors import CheckpointError, ConfigError
+from fabric.core.plan import ParallelConfig
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
 from fabric.models.checkpoint import Checkpoint, SafetensorsCheckpoint
 from fabric.models.config import GGUF_ARCHITECTURES, ModelConfig, hf_architecture
 from fabric.models.generation import generation_defaults
 from fabric.models.gguf import GgufCheckpoint
-from fabric.models.model import CausalModel
+from fabric.models.model import CausalModel, RankPart
 from fabric.models.progress import Progress
 from fabric.models.registry import build_model, check_architecture
+from fabric.models.shard import shard_of
 from fabric.models.sources import LocalModel
 from fabric.models.tokenizer import Tokenizer
+from fabric.parallel.group import Group, SoloGroup
 from kernels.ops import Backend
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
@@ -56,6 +59,33 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class RankPlace:
+    """Where in a device group a rank is; ``group`` are the tensor ranks of its stage.
+
+    ``layer_split`` are the layers of each stage; None: see fabric.models.shard.
+    """
+
+    parallel: ParallelConfig
+    stage: int
+    group: Group
+    layer_split: tuple[int, ...] | None = None
+
+    @classmethod
+    def alone(cls) -> "RankPlace":
+        """The place of a rank that has the whole model."""
+        return cls(ParallelConfig(), 0, SoloGroup())
+
+    def part_of(self, config: ModelConfig) -> RankPart:
+        """The part of a model that belongs here.
+
+        Raises:
+            ConfigError: The model can't be cut so.
+        """
+        shard = shard_of(config, self.parallel, self.stage, self.group.rank, self.layer_split)
+        return RankPart(shard, self.group)
+
+
+@dataclass(frozen=True, slots=True)
 class _Opened:
     """A checkpoint with its files' configuration read."""
 
@@ -70,8 +100,9 @@ def load_model(
     dtype: DtypeName,
     max_model_len: int | None,
     progress: Progress,
+    place: RankPlace | None = None,
 ) -> LoadedModel:
-    """Load a model's weights into a backend's layout.
+    """Load a model's weights, or one rank's part of them, into a backend's layout.
 
     Args:
         local: Where the files are.
@@ -80,17 +111,20 @@ def load_model(
             float16 and for quantized weights.
         max_model_len: Longest sequence; None: what the model was made for.
         progress: Hears of the stage "load weights".
+        place: Whose weights to read; None: all.
 
     Raises:
         CheckpointError: The files are malformed, or don't fit a supported model.
-        ConfigError: ``max_model_len`` is more than the model was made for.
+        ConfigError: ``max_model_len`` is more than the model was made for, or the model can't be
+            cut for that place.
     """
     opened = _open_gguf(local.path) if local.format == "gguf" else _open_folder(local.path)
     try:
         config = opened.config
         length = _checked_length(max_model_len, config)
         torch_dtype = _torch_dtype(dtype, config)
-        model = build_model(config, backend, torch_dtype, length)
+        part = (place or RankPlace.alone()).part_of(config)
+        model = build_model(config, backend, torch_dtype, length, part)
         num_parameters = model.load_weights(opened.checkpoint, progress)
     finally:
         opened.checkpoint.close()

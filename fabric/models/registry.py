@@ -5,7 +5,7 @@ import torch
 from fabric.core.errors import CheckpointError
 from fabric.models.config import ModelConfig
 from fabric.models.llama import LlamaForCausalLM
-from fabric.models.model import CausalModel
+from fabric.models.model import CausalModel, RankPart
 from kernels.ops import Backend
 
 ARCHITECTURES = {"LlamaForCausalLM": LlamaForCausalLM}
@@ -25,7 +25,11 @@ def check_architecture(architecture: str) -> None:
 
 
 def build_model(
-    config: ModelConfig, backend: Backend, dtype: torch.dtype, max_model_len: int
+    config: ModelConfig,
+    backend: Backend,
+    dtype: torch.dtype,
+    max_model_len: int,
+    part: RankPart,
 ) -> CausalModel:
-    """Build an empty model for ``config``, whose architecture has been checked."""
-    return ARCHITECTURES[config.architecture](config, backend, dtype, max_model_len)
+    """Build one rank's empty part of the model, whose architecture has been checked."""
+    return ARCHITECTURES[config.architecture](config, backend, dtype, max_model_len, part)

@@ -1,13 +1,13 @@
 """Which checkpoint tensors make up which parameter, and whether a checkpoint has just those."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from fabric.core.errors import CheckpointError
-from fabric.models.checkpoint import Checkpoint
+from fabric.models.checkpoint import ALL, Checkpoint
 
 MAX_NAMES_SHOWN = 10
 # Older checkpoints store RoPE's frequencies, which follow from the configuration.
@@ -16,22 +16,28 @@ IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
 @dataclass(frozen=True, slots=True)
 class WeightPart:
-    """A checkpoint tensor and the shape it must have."""
+    """A checkpoint tensor, the shape that it must have as a whole, and the range that is read."""
 
     name: str
     shape: tuple[int, ...]
+    rows: slice = field(default_factory=lambda: ALL)
+    columns: slice = field(default_factory=lambda: ALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A parameter: its parts one below the other, in this order."""
 
-    parameter: str
     parts: tuple[WeightPart, ...]
+
+    @classmethod
+    def of(cls, *parts: WeightPart) -> "Weight":
+        """Stack these parts."""
+        return cls(parts)
 
     def read(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
         """Read the parts and stack their rows."""
-        parts = [checkpoint.read(part.name) for part in self.parts]
+        parts = [checkpoint.read(part.name, part.rows, part.columns) for part in self.parts]
         wrong = [part.dtype for part in parts if not part.is_floating_point()]
         if wrong:
             raise CheckpointError(f"{self.parts[0].name} is {wrong[0]}; floats are needed")
@@ -42,7 +48,7 @@ def check_weights(weights: Iterable[Weight], checkpoint: Checkpoint, spare: Iter
     """Check names and shapes of a whole checkpoint before anything is read.
 
     Args:
-        weights: What the model needs.
+        weights: What the whole model needs, whichever part of it is read.
         checkpoint: What there is.
         spare: Names that may be there without being used.
 

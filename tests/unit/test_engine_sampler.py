@@ -5,6 +5,7 @@ import torch
 from fabric.core.sampling import SamplingParams
 from fabric.engine.sampler import Sampler, SampleRow, uniform
 from fabric.engine.sequence_table import SequenceRow
+from fabric.engine.vocab_parallel import VocabShard
 
 VOCAB = 100
 EOS = 3
@@ -38,8 +39,12 @@ def logits(seed: int = 0, num_rows: int = 1) -> torch.Tensor:
     return torch.randn(num_rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
 
 
+def sampler(vocab_size: int) -> Sampler:
+    return Sampler(frozenset({EOS}), VocabShard.whole(vocab_size))
+
+
 def sample_one(scores: torch.Tensor, item: SampleRow) -> int:
-    return Sampler(frozenset({EOS})).sample(scores, [item])[0].token_ids[0]
+    return sampler(scores.shape[1]).sample(scores, [item])[0].token_ids[0]
 
 
 def test_temperature_zero_takes_the_most_likely_token() -> None:
@@ -87,14 +92,14 @@ def test_draws_follow_the_softmax() -> None:
 def test_a_rows_token_does_not_depend_on_the_other_rows() -> None:
     scores = logits(num_rows=8)
     rows = [row(params(temperature=0.8, top_p=0.95, seed=i)) for i in range(8)]
-    together = Sampler(frozenset()).sample(scores.clone(), rows)
+    together = sampler(VOCAB).sample(scores.clone(), rows)
     for i, item in enumerate(rows):
-        assert Sampler(frozenset()).sample(scores[i : i + 1].clone(), [item])[0] == together[i]
+        assert sampler(VOCAB).sample(scores[i : i + 1].clone(), [item])[0] == together[i]
 
 
 def test_several_samples_of_one_row_are_those_of_each_index() -> None:
     scores, sampling = logits(), params(seed=5)
-    together = Sampler(frozenset()).sample(scores.clone(), [row(sampling, num_samples=4)])[0]
+    together = sampler(VOCAB).sample(scores.clone(), [row(sampling, num_samples=4)])[0]
     each = tuple(sample_one(scores.clone(), row(sampling, index=i)) for i in range(4))
     assert together.token_ids == each
 
@@ -133,7 +138,7 @@ def test_logprobs_are_the_models_own_before_penalties() -> None:
     scores = logits()
     expected = torch.log_softmax(scores[0], dim=-1)
     item = row(params(temperature=0.0, logprobs=3, logit_bias=((42, 100.0),)))
-    choice = Sampler(frozenset()).sample(scores.clone(), [item])[0]
+    choice = sampler(VOCAB).sample(scores.clone(), [item])[0]
     position = choice.logprobs[0]
     assert position.chosen.token_id == 42
     assert position.chosen.logprob == pytest.approx(float(expected[42]))

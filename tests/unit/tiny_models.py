@@ -1,14 +1,17 @@
 """What tests of models share: tiny checkpoints, and a way to run a model on one sequence."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fabric.engine.vocab_parallel import VocabShard
+from fabric.models.checkpoint import ALL
 from fabric.models.config import ModelConfig
-from fabric.models.llama import weights_of
+from fabric.models.llama_weights import weights_of
 from fabric.models.model import CausalModel
 from kernels.ops import RaggedBatch
 
@@ -42,8 +45,8 @@ class DictCheckpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensors[name].shape)
 
-    def read(self, name: str) -> Tensor:
-        return self._tensors[name]
+    def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        return self._tensors[name][rows] if columns == ALL else self._tensors[name][rows, columns]
 
     def close(self) -> None:
         pass
@@ -68,15 +71,24 @@ def save_folder(folder: Path, raw: dict[str, object], tensors: dict[str, Tensor]
 
 
 class OneSequence:
-    """Runs a model on a single sequence, in as many forward passes as one likes."""
+    """Runs a model on a single sequence, in as many forward passes as one likes.
+
+    The model may be a rank's stages, one after the other; logits are those of its tokens.
+    """
 
     def __init__(
-        self, model: CausalModel, dtype: torch.dtype, rows: list[int] | None = None
+        self,
+        model: CausalModel | Sequence[CausalModel],
+        dtype: torch.dtype,
+        rows: list[int] | None = None,
     ) -> None:
-        self._model = model
+        self._stages = model if isinstance(model, Sequence) else [model]
         self._rows = rows
         self._num_blocks = 16
-        self._kv_cache = torch.zeros(model.kv_cache_shape(self._num_blocks, 16), dtype=dtype)
+        self._kv_caches = [
+            torch.zeros(stage.kv_cache_shape(self._num_blocks, 16), dtype=dtype)
+            for stage in self._stages
+        ]
         self._num_computed = 0
 
     def logits(self, token_ids: list[int]) -> Tensor:
@@ -91,12 +103,19 @@ class OneSequence:
             block_tables=torch.arange(self._num_blocks, dtype=torch.int32)[None],
         )
         rows = range(len(token_ids)) if self._rows is None else self._rows
-        logits_rows = torch.tensor(rows, dtype=torch.int64)
         self._num_computed = end
-        return self._model.forward(torch.tensor(token_ids), batch, self._kv_cache, logits_rows)
+        hidden = self._stages[0].embed(torch.tensor(token_ids))
+        for stage, kv_cache in zip(self._stages, self._kv_caches, strict=True):
+            hidden = stage.forward(hidden, batch, kv_cache)
+        return self._stages[-1].logits(hidden, torch.tensor(rows, dtype=torch.int64))
 
-    def greedy(self, prompt: list[int], num_tokens: int) -> list[int]:
-        output = [int(self.logits(prompt)[-1].argmax())]
+    def greedy(
+        self, prompt: list[int], num_tokens: int, vocab: VocabShard | None = None
+    ) -> list[int]:
+        """The likeliest next tokens; ``vocab`` says whose tokens the logits are, if not all."""
+        last, output = prompt, []
         while len(output) < num_tokens:
-            output.append(int(self.logits(output[-1:])[-1].argmax()))
+            logits = self.logits(last)[-1:]
+            last = (vocab or VocabShard.whole(logits.shape[1])).argmax(logits).tolist()
+            output += last
         return output

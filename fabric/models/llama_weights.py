@@ -1,0 +1,75 @@
+"""Which tensors of a Llama checkpoint make up each parameter, and which part a rank reads."""
+
+from fabric.models.config import ModelConfig
+from fabric.models.shard import Shard, whole_model
+from fabric.models.weights import Weight, WeightPart
+
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+HEAD = "lm_head.weight"
+
+
+def weights_of(
+    config: ModelConfig, shard: Shard | None = None
+) -> tuple[dict[str, Weight], list[dict[str, Weight]]]:
+    """A rank's weights by parameter: outside of layers, and each of its layers'.
+
+    A tied head is left out where its embedding is on the same rank.
+
+    Args:
+        config: The model.
+        shard: The rank's part; None: everything.
+    """
+    shard = shard or whole_model(config)
+    return _top_weights(config, shard), [
+        _layer_weights(config, shard, f"model.layers.{layer}.") for layer in shard.layers
+    ]
+
+
+def _top_weights(config: ModelConfig, shard: Shard) -> dict[str, Weight]:
+    hidden, vocabulary = config.hidden_size, _slice(shard.vocabulary(config))
+    top = {}
+    if shard.is_first:
+        top["embedding"] = Weight.of(
+            WeightPart(EMBEDDING, (config.vocab_size, hidden), rows=vocabulary)
+        )
+    if shard.is_last:
+        top["final_norm"] = Weight.of(WeightPart(FINAL_NORM, (hidden,)))
+    if shard.is_last and not (config.tie_word_embeddings and shard.is_first):
+        name = EMBEDDING if config.tie_word_embeddings else HEAD
+        top["head"] = Weight.of(WeightPart(name, (config.vocab_size, hidden), rows=vocabulary))
+    return top
+
+
+def _layer_weights(config: ModelConfig, shard: Shard, prefix: str) -> dict[str, Weight]:
+    hidden, head_dim = config.hidden_size, config.head_dim
+    query = (config.num_heads * head_dim, hidden)
+    key = (config.num_kv_heads * head_dim, hidden)
+    gate = (config.intermediate_size, hidden)
+    heads = _slice(shard.heads(config), head_dim)
+    kv_heads = _slice(shard.kv_heads(config), head_dim)
+    features = _slice(shard.intermediate(config))
+    return {
+        "input_norm": Weight.of(WeightPart(prefix + "input_layernorm.weight", (hidden,))),
+        "qkv": Weight.of(
+            WeightPart(prefix + "self_attn.q_proj.weight", query, heads),
+            WeightPart(prefix + "self_attn.k_proj.weight", key, kv_heads),
+            WeightPart(prefix + "self_attn.v_proj.weight", key, kv_heads),
+        ),
+        "output": Weight.of(
+            WeightPart(prefix + "self_attn.o_proj.weight", query[::-1], columns=heads)
+        ),
+        "mlp_norm": Weight.of(WeightPart(prefix + "post_attention_layernorm.weight", (hidden,))),
+        "gate_up": Weight.of(
+            WeightPart(prefix + "mlp.gate_proj.weight", gate, features),
+            WeightPart(prefix + "mlp.up_proj.weight", gate, features),
+        ),
+        "down": Weight.of(
+            WeightPart(prefix + "mlp.down_proj.weight", gate[::-1], columns=features)
+        ),
+    }
+
+
+def _slice(indices: range, size: int = 1) -> slice:
+    """The elements of the things with these indices, of ``size`` elements each."""
+    return slice(indices.start * size, indices.stop * size)
