@@ -46,10 +46,14 @@ class ModelSection(Section):
 
 
 class ParallelSection(Section):
-    """How a group cuts its models: pipeline stages times tensor ranks."""
+    """How a group cuts its models: pipeline stages times tensor ranks.
 
-    pipeline: Literal[1] = 1
-    tensor: Literal[1] = 1
+    ``layer_split`` are the layers of each stage, as even as can be if absent.
+    """
+
+    pipeline: Positive = 1
+    tensor: Positive = 1
+    layer_split: list[Positive] | None = None
 
 
 class GroupSection(Section):
@@ -67,6 +71,7 @@ class GroupSection(Section):
     prefix_cache: bool = True
     num_threads: Positive | None = None
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
 
 
 class TlsSection(Section):
@@ -95,6 +100,7 @@ class RaySection(Section):
 
     address: str | None = None
     num_cpus: Positive | None = None
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     object_store: ByteSize = ByteSize(100 * 10**6)
 
 
@@ -106,7 +112,7 @@ class FabricConfig(Section):
     groups: Annotated[list[GroupSection], Field(min_length=1)]
     router: RouterSection = RouterSection()
     ray: RaySection = RaySection()
-    link_host: str = "127.0.0.1"
+    link_host: str | None = None
     cache_dir: HomePath = Field(default_factory=default_cache_dir)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -148,11 +154,9 @@ class FabricConfig(Section):
                 max_num_waiting=group.max_num_waiting,
             ),
             prefix_cache=group.prefix_cache,
+            parallel=ParallelConfig(group.parallel.pipeline, group.parallel.tensor),
+            layer_split=tuple(group.parallel.layer_split) if group.parallel.layer_split else None,
         )
-
-    def parallel_config(self, group: GroupSection) -> ParallelConfig:
-        """How a group cuts its models."""
-        return ParallelConfig(group.parallel.pipeline, group.parallel.tensor)
 
     def router_settings(self, link_secret: str) -> RouterSettings:
         """What a router is built from."""

@@ -1,13 +1,14 @@
-"""Puts an engine together from its settings, in this process, with no Ray and no sockets."""
+"""Puts an engine together from its settings, with no Ray."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fabric.core.clock import Clock, MonotonicClock
-from fabric.core.request import ServedModel
-from fabric.core.sampling import RequestLimits
+from fabric.core.request import ModelCard, ServedModel
+from fabric.core.sampling import GenerationDefaults, RequestLimits
 from fabric.engine.engine import Engine
-from fabric.engine.executor import LocalExecutor
+from fabric.engine.executor import Executor, LocalExecutor
+from fabric.engine.gang import GangExecutor
 from fabric.engine.settings import EngineSettings
 from fabric.engine.text_output import TextOutput
 from fabric.engine.worker import Worker
@@ -30,29 +31,59 @@ class BuiltEngine:
 
 
 def build_engine(
-    settings: EngineSettings, progress: Progress | None = None, clock: Clock | None = None
+    settings: EngineSettings,
+    progress: Progress | None = None,
+    clock: Clock | None = None,
+    gang: GangExecutor | None = None,
 ) -> BuiltEngine:
-    """Load a model and build the engine that serves it.
+    """Build the engine that serves a model: in this process, or driving a gang of workers.
+
+    Args:
+        settings: What to load and how to schedule.
+        progress: Hears how far loading is.
+        clock: The engine's time.
+        gang: Workers that have loaded the model; None: load it here, whole.
 
     Raises:
         SourceError: The weights can't be fetched.
         CheckpointError: They don't fit the model.
         ConfigError: The KV memory doesn't hold one block.
     """
-    worker = Worker(settings.worker, progress)
-    tokenizer = Tokenizer.load(Path(worker.card.tokenizer_path))
-    eos_token_ids = frozenset(worker.defaults.eos_token_ids)
-    max_model_len = worker.card.max_model_len
-    config = replace(settings.scheduler, max_model_len=max_model_len)
-    kv = KVCacheManager(worker.num_blocks, settings.worker.block_size, settings.prefix_cache)
-    scheduler = Scheduler(config, kv, eos_token_ids)
-    engine = Engine(
-        scheduler, LocalExecutor(worker), TextOutput(tokenizer), clock or MonotonicClock()
+    if gang is not None:
+        loaded = _Loaded(gang, gang.card, gang.defaults, gang.num_blocks)
+    else:
+        worker = Worker(settings.worker, progress)
+        worker.allocate(worker.max_num_blocks)
+        loaded = _Loaded(LocalExecutor(worker), worker.card, worker.defaults, worker.max_num_blocks)
+    return _assemble(settings, loaded, clock or MonotonicClock())
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    executor: Executor
+    card: ModelCard
+    defaults: GenerationDefaults
+    num_blocks: int
+
+
+def _assemble(settings: EngineSettings, loaded: _Loaded, clock: Clock) -> BuiltEngine:
+    card = loaded.card
+    tokenizer = Tokenizer.load(Path(card.tokenizer_path))
+    config = replace(
+        settings.scheduler,
+        max_model_len=card.max_model_len,
+        num_batches=loaded.executor.num_batches,
     )
+    kv = KVCacheManager(loaded.num_blocks, settings.worker.block_size, settings.prefix_cache)
+    scheduler = Scheduler(config, kv, frozenset(loaded.defaults.eos_token_ids))
     limits = RequestLimits(
-        max_model_len=max_model_len,
-        vocab_size=worker.card.vocab_size,
+        max_model_len=card.max_model_len,
+        vocab_size=card.vocab_size,
         max_n=min(MAX_N, config.max_num_seqs),
     )
-    served = ServedModel(worker.card, worker.defaults, limits)
-    return BuiltEngine(engine, scheduler, served, tokenizer)
+    return BuiltEngine(
+        engine=Engine(scheduler, loaded.executor, TextOutput(tokenizer), clock),
+        scheduler=scheduler,
+        served=ServedModel(card, loaded.defaults, limits),
+        tokenizer=tokenizer,
+    )

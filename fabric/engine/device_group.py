@@ -8,6 +8,7 @@ from fabric.engine.build import build_engine
 from fabric.engine.engine_loop import EngineLoop
 from fabric.engine.link_server import LinkServer, LinkSettings
 from fabric.engine.settings import EngineSettings
+from fabric.engine.shard_host import ShardHost, start_gang
 from fabric.models.progress import Progress
 
 
@@ -21,17 +22,33 @@ class DeviceGroup:
 
     @classmethod
     async def start(
-        cls, settings: EngineSettings, link_settings: LinkSettings, progress: Progress | None = None
+        cls,
+        settings: EngineSettings,
+        link_settings: LinkSettings,
+        progress: Progress | None = None,
+        shard_host: ShardHost | None = None,
     ) -> Self:
         """Load the model off the event loop, then listen and serve.
+
+        Args:
+            settings: The model, how it is cut and scheduled.
+            link_settings: Who the group is, and where it listens.
+            progress: Hears how far loading is.
+            shard_host: Where the workers of a group with several devices run.
 
         Raises:
             SourceError: The weights can't be fetched.
             CheckpointError: They don't fit the model.
             ConfigError: The KV memory doesn't hold one block.
+            GroupError: A shard worker could not start.
         """
         clock = MonotonicClock()
-        built = await asyncio.to_thread(build_engine, settings, progress, clock)
+        gang = None
+        if shard_host is not None:
+            gang = await asyncio.to_thread(
+                start_gang, settings, shard_host, link_settings.epoch, link_settings.host
+            )
+        built = await asyncio.to_thread(build_engine, settings, progress, clock, gang)
         loop = EngineLoop(built.engine, (built.served,), clock)
         link = LinkServer(loop, link_settings)
         address = await link.start()

@@ -1,10 +1,12 @@
 """A device group's engine: scheduler, executor and text, one iteration at a time."""
 
+from collections import deque
+
 from fabric.core.clock import Clock
 from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, SequenceDelta
 from fabric.engine.executor import Executor
 from fabric.engine.text_output import TextOutput
-from fabric.scheduler.output import SequenceUpdate
+from fabric.scheduler.output import SchedulerOutput, SequenceUpdate
 from fabric.scheduler.scheduler import Scheduler
 
 
@@ -18,11 +20,17 @@ class Engine:
         self._executor = executor
         self._texts = texts
         self._clock = clock
+        self._in_flight: deque[SchedulerOutput] = deque()
 
     @property
     def has_work(self) -> bool:
         """Whether any request is unfinished."""
         return self._scheduler.has_work
+
+    @property
+    def failure(self) -> str | None:
+        """Why the workers can't go on, if so; the next step raises it."""
+        return self._executor.failure
 
     def add(self, request: GenerationRequest) -> None:
         """Take a request in.
@@ -39,15 +47,34 @@ class Engine:
         self._scheduler.cancel(request_id)
 
     def step(self) -> list[RequestOutput]:
-        """Run one iteration, and return what it did for each request that it touched."""
-        output = self._scheduler.schedule(self._clock.now())
-        result = self._executor.execute(output)
+        """Fill the pipeline, finish its oldest iteration, and return what that did.
+
+        Raises:
+            GroupError: The workers can't go on.
+        """
+        self._fill_pipeline()
+        if not self._in_flight:
+            return self._outputs([])
+        result = self._executor.collect()
+        output = self._in_flight.popleft()
         updates = self._scheduler.update_from_output(output, result, self._clock.now())
         return self._outputs(updates)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._executor.close()
 
     def report(self) -> LoadReport:
         """The engine's load."""
         return self._scheduler.report()
+
+    def _fill_pipeline(self) -> None:
+        while len(self._in_flight) < self._executor.num_batches:
+            output = self._scheduler.schedule(self._clock.now())
+            if not output.scheduled:
+                return
+            self._executor.submit(output)
+            self._in_flight.append(output)
 
     def _outputs(self, updates: list[SequenceUpdate]) -> list[RequestOutput]:
         deltas: dict[str, list[SequenceDelta]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fabric.core.clock import Clock
-from fabric.core.errors import InternalError, RequestError, Unavailable
+from fabric.core.errors import GroupError, InternalError, RequestError, Unavailable
 from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, ServedModel
 from fabric.engine.engine import Engine
 
@@ -43,8 +43,8 @@ class EngineLoop:
 
     @property
     def failure(self) -> str | None:
-        """What ended the loop, if it failed."""
-        return self._failure
+        """What ended the loop, or will end its next step."""
+        return self._failure or self._engine.failure
 
     def start(self, publish: Publish) -> None:
         """Start stepping; ``publish`` is called once a step, on the loop's thread."""
@@ -65,7 +65,7 @@ class EngineLoop:
             Unavailable: The engine has failed or stops.
         """
         with self._wake:
-            if self._is_stopping or self._failure:
+            if self._is_stopping or self.failure:
                 raise Unavailable("the device group is stopping", retry_after_s=1.0)
             if not self._submitted and not self._live:
                 self._progress_at_s = self._clock.now()
@@ -90,6 +90,10 @@ class EngineLoop:
         try:
             while self._wait_for_work():
                 self._iterate()
+        except GroupError as error:
+            logger.warning("the device group lost its workers: %s", error)
+            self._failure = f"{type(error).__name__}: {error}"
+            self._end_all(Unavailable(f"the device group failed: {error}", retry_after_s=1.0))
         except Exception as error:
             logger.exception("the engine failed")
             self._failure = f"{type(error).__name__}: {error}"

@@ -1,5 +1,6 @@
 """Who carries out the scheduler's iterations."""
 
+from collections import deque
 from typing import Protocol
 
 from fabric.engine.worker import Worker
@@ -7,19 +8,59 @@ from fabric.scheduler.output import SchedulerOutput, StepResult
 
 
 class Executor(Protocol):
-    """Drives a device group's workers."""
+    """Drives a device group's workers; iterations run, and their results come, in order."""
 
-    def execute(self, output: SchedulerOutput) -> StepResult:
-        """Run one iteration on every worker, and return what the last stage sampled."""
+    @property
+    def num_batches(self) -> int:
+        """Iterations that may be in flight: one for each pipeline stage.
+
+        Source: Orca (Yu et al., OSDI 2022), section 4.2, n_workers.
+        """
+        ...
+
+    @property
+    def failure(self) -> str | None:
+        """Why the workers can't go on; known also while nothing is in flight."""
+        ...
+
+    def submit(self, output: SchedulerOutput) -> None:
+        """Start an iteration on every worker.
+
+        Raises:
+            GroupError: The workers can't go on.
+        """
+        ...
+
+    def collect(self) -> StepResult:
+        """Wait for the oldest iteration in flight, and return what it sampled.
+
+        Raises:
+            GroupError: The workers can't go on.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the workers."""
         ...
 
 
 class LocalExecutor:
     """One worker, in this process."""
 
+    num_batches = 1
+    failure = None
+
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._results: deque[StepResult] = deque()
 
-    def execute(self, output: SchedulerOutput) -> StepResult:
-        """Run one iteration."""
-        return self._worker.execute(output)
+    def submit(self, output: SchedulerOutput) -> None:
+        """Run an iteration."""
+        self._results.append(self._worker.execute(output))
+
+    def collect(self) -> StepResult:
+        """What the iteration sampled."""
+        return self._results.popleft()
+
+    def close(self) -> None:
+        """Nothing is to be ended."""

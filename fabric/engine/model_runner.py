@@ -6,12 +6,17 @@ from torch import Tensor
 from fabric.engine.sampler import Sampler, SampleRow
 from fabric.engine.sequence_table import SequenceTable
 from fabric.models.model import CausalModel
+from fabric.parallel.group import Group
 from fabric.scheduler.output import SampledTokens, ScheduledSequence, SchedulerOutput, StepResult
 from kernels.ops import Backend
 
 
 class ModelRunner:
-    """Owns a model's KV memory and its sequences' state on one device."""
+    """Owns a model's KV memory and its sequences' state on one device.
+
+    ``pipeline`` are the ranks at this one's place in every stage: activations come from the one
+    before and go to the one after. All tensor ranks of the last stage sample, and agree.
+    """
 
     def __init__(
         self,
@@ -20,25 +25,39 @@ class ModelRunner:
         kv_cache: Tensor,
         table: SequenceTable,
         sampler: Sampler,
+        pipeline: Group,
     ) -> None:
         self._model = model
         self._backend = backend
         self._kv_cache = kv_cache
         self._table = table
         self._sampler = sampler
+        self._pipeline = pipeline
 
     def execute(self, output: SchedulerOutput) -> StepResult:
-        """Run one iteration."""
+        """Run one iteration; nothing is sampled before the last stage."""
         self._apply_changes(output)
         if not output.scheduled:
             return StepResult(output.step, ())
         token_ids, batch = self._table.build_batch(output.scheduled)
+        hidden = self._model.forward(self._stage_input(token_ids), batch, self._kv_cache)
+        if not self._model.shard.is_last:
+            self._pipeline.send(hidden, self._pipeline.rank + 1)
+            return StepResult(output.step, ())
         sampling = [item for item in output.scheduled if item.num_samples]
         last_tokens = batch.query_start[1:].long() - 1
         chosen = [i for i, item in enumerate(output.scheduled) if item.num_samples]
-        hidden = self._model.forward(self._model.embed(token_ids), batch, self._kv_cache)
         logits = self._model.logits(hidden, last_tokens[chosen])
         return StepResult(output.step, self._sample(logits, sampling))
+
+    def _stage_input(self, token_ids: Tensor) -> Tensor:
+        if self._model.shard.is_first:
+            return self._model.embed(token_ids)
+        hidden = torch.empty(
+            (len(token_ids), self._model.config.hidden_size), dtype=self._kv_cache.dtype
+        )
+        self._pipeline.recv(hidden, self._pipeline.rank - 1)
+        return hidden
 
     def _apply_changes(self, output: SchedulerOutput) -> None:
         for key in output.released:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from fabric.core.plan import ParallelConfig
 from fabric.scheduler.scheduler import SchedulerConfig
 
 
@@ -29,11 +30,15 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """One engine: its worker, its scheduler and whether prefixes are cached.
+    """One engine: its workers, its scheduler and whether prefixes are cached.
 
-    The model's own context length caps ``scheduler.max_model_len``.
+    With more than one device, each has a worker of these settings; ``layer_split`` are the layers
+    of each pipeline stage, None: as even as can be. The model's own context length caps
+    ``scheduler.max_model_len``.
     """
 
     worker: WorkerSettings
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     prefix_cache: bool = True
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    layer_split: tuple[int, ...] | None = None

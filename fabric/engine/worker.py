@@ -1,8 +1,11 @@
 """One device's share of a model: weights, KV memory and the runner over them."""
 
+from dataclasses import dataclass, field
+
 import torch
 
 from fabric.core.errors import ConfigError
+from fabric.core.plan import ParallelConfig
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
 from fabric.engine.model_runner import ModelRunner
@@ -10,48 +13,96 @@ from fabric.engine.sampler import Sampler
 from fabric.engine.sequence_table import SequenceTable
 from fabric.engine.settings import WorkerSettings
 from fabric.engine.vocab_parallel import VocabShard
-from fabric.models.loader import load_model
+from fabric.models.loader import RankPlace, load_model
 from fabric.models.progress import NoProgress, Progress
 from fabric.models.sources import resolve_source
+from fabric.parallel.group import Group, SoloGroup
 from fabric.scheduler.output import SchedulerOutput, StepResult
 from kernels.dispatch import select_backend
 
 
-class Worker:
-    """Loads a model onto one device and executes iterations on it."""
+@dataclass(frozen=True, slots=True)
+class WorkerPlace:
+    """Where in its device group a worker is: the ranks that it shares layers with, and tokens.
 
-    def __init__(self, settings: WorkerSettings, progress: Progress | None = None) -> None:
-        """Load the weights and reserve the KV memory.
+    ``tensor`` are the ranks of its stage, ``pipeline`` those at its place in every stage.
+    """
+
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    tensor: Group = field(default_factory=SoloGroup)
+    pipeline: Group = field(default_factory=SoloGroup)
+    layer_split: tuple[int, ...] | None = None
+
+
+class Worker:
+    """Loads a model, or a rank's shard of it, onto one device and executes iterations on it."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        progress: Progress | None = None,
+        place: WorkerPlace | None = None,
+    ) -> None:
+        """Load the weights; :meth:`allocate` must follow.
 
         Raises:
             SourceError: The weights can't be fetched.
             CheckpointError: They don't fit the model.
-            ConfigError: ``kv_cache_bytes`` doesn't hold one block.
+            ConfigError: The model can't be cut so, or ``kv_cache_bytes`` doesn't hold one block.
         """
-        progress = progress or NoProgress()
+        progress, self._place = progress or NoProgress(), place or WorkerPlace()
         # The kernels bring their own threads; torch's would only compete with them.
         torch.set_num_threads(1)
-        backend = select_backend(settings.device, settings.backend, settings.num_threads)
+        self._settings = settings
+        self._backend = select_backend(settings.device, settings.backend, settings.num_threads)
         local = resolve_source(settings.source, settings.cache_dir, progress)
-        loaded = load_model(local, backend, settings.dtype, settings.max_model_len, progress)
-        shape = loaded.model.kv_cache_shape(1, settings.block_size)
-        block_bytes = torch.Size(shape).numel() * loaded.dtype.itemsize
-        self.num_blocks = settings.kv_cache_bytes // block_bytes
-        if self.num_blocks < 1:
+        self._loaded = load_model(
+            local,
+            self._backend,
+            settings.dtype,
+            settings.max_model_len,
+            progress,
+            RankPlace(
+                self._place.parallel,
+                self._place.pipeline.rank,
+                self._place.tensor,
+                self._place.layer_split,
+            ),
+        )
+        self.defaults: GenerationDefaults = self._loaded.defaults
+        self.card: ModelCard = self._loaded.card(settings.model)
+        shape = self._loaded.model.kv_cache_shape(1, settings.block_size)
+        block_bytes = torch.Size(shape).numel() * self._loaded.dtype.itemsize
+        self.max_num_blocks = settings.kv_cache_bytes // block_bytes
+        if self.max_num_blocks < 1:
             raise ConfigError(
                 f"kv_cache_bytes is {settings.kv_cache_bytes}; one block of {settings.model} "
                 f"needs {block_bytes}"
             )
-        self.defaults: GenerationDefaults = loaded.defaults
-        self.card: ModelCard = loaded.card(settings.model)
+        self._runner: ModelRunner
+
+    @property
+    def answers(self) -> bool:
+        """Whether this is the one rank whose samples the engine takes."""
+        return self._loaded.model.shard.is_last and self._place.tensor.rank == 0
+
+    def allocate(self, num_blocks: int) -> None:
+        """Reserve the KV memory: as many blocks on every rank as the smallest has room for."""
+        loaded, settings = self._loaded, self._settings
         kv_cache = torch.zeros(
-            (self.num_blocks, *shape[1:]), dtype=loaded.dtype, device=settings.device
+            loaded.model.kv_cache_shape(num_blocks, settings.block_size),
+            dtype=loaded.dtype,
+            device=settings.device,
         )
         table = SequenceTable(loaded.max_model_len, settings.block_size)
-        vocab = VocabShard.whole(loaded.config.vocab_size)
+        config = loaded.config
+        token_ids = loaded.model.shard.vocabulary(config)
+        vocab = VocabShard(self._place.tensor, token_ids, config.vocab_size)
         sampler = Sampler(frozenset(loaded.defaults.eos_token_ids), vocab)
-        self._runner = ModelRunner(loaded.model, backend, kv_cache, table, sampler)
+        self._runner = ModelRunner(
+            loaded.model, self._backend, kv_cache, table, sampler, self._place.pipeline
+        )
 
     def execute(self, output: SchedulerOutput) -> StepResult:
-        """Run one iteration."""
+        """Run one iteration; only the last stage samples."""
         return self._runner.execute(output)

@@ -14,6 +14,7 @@ class Role(StrEnum):
 
     ROUTER = "router"
     GROUP = "group"
+    SHARD = "shard"
 
 
 def new_nonce() -> bytes:

@@ -14,6 +14,7 @@ from fabric.serve.controller import Controller, Directory
 from fabric.serve.group_replica import GroupReplica
 from fabric.serve.launch import NAMESPACE, ROUTER, Launch, group_part
 from fabric.serve.router_replica import RouterReplica
+from fabric.serve.shard_actors import group_bundles
 
 HEALTH: dict[str, Any] = {
     "health_check_period_s": 1.0,
@@ -93,11 +94,13 @@ def _start_ray(config: FabricConfig) -> None:
     if section.address is not None:
         ray.init(address=section.address, **common)
         return
-    needed = 1 + sum(_num_bundle_cpus(group) for group in config.groups)
+    bundles = [bundle for group in config.groups for bundle in group_bundles(group)]
+    needed = 1 + sum(bundle["CPU"] for bundle in bundles)
     ray.init(
         # Without this, Ray would join a cluster that somebody started on this machine.
         address="local",
         num_cpus=section.num_cpus or max(int(needed + 0.5), os.cpu_count() or 1),
+        resources=dict(section.resources),
         object_store_memory=int(section.object_store),
         include_dashboard=False,
         **common,
@@ -106,13 +109,13 @@ def _start_ray(config: FabricConfig) -> None:
 
 def _group_app(group: GroupSection, launch: Launch) -> serve.Application:
     """One replica that owns a placement group with a bundle for each device."""
-    bundles = [{"CPU": group.num_cpus}] * group.parallel.pipeline * group.parallel.tensor
+    bundles = group_bundles(group)
     deployment = serve.deployment(
         name=f"group-{group.name}",
         num_replicas=1,
         placement_group_bundles=bundles,
         placement_group_strategy="PACK",
-        ray_actor_options={"num_cpus": group.num_cpus},
+        ray_actor_options={"num_cpus": bundles[0]["CPU"]},
         **HEALTH,
     )
     return deployment(GroupReplica).bind(launch, group.name)
@@ -127,10 +130,6 @@ def _router_app(config: FabricConfig, launch: Launch) -> serve.Application:
         **HEALTH,
     )
     return deployment(RouterReplica).bind(launch)
-
-
-def _num_bundle_cpus(group: GroupSection) -> float:
-    return group.num_cpus * group.parallel.pipeline * group.parallel.tensor
 
 
 def _reason(application: ApplicationStatusOverview) -> str:

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import os
 from typing import Any
+
+import ray
 
 from fabric.config import parse_config
 from fabric.engine.device_group import DeviceGroup
@@ -12,11 +15,13 @@ from fabric.router.catalog import GroupAddress
 from fabric.serve.controller import LoadingStage
 from fabric.serve.launch import Launch, find_controller, group_part, reported_failure
 from fabric.serve.loopback import keep_serve_on_loopback
+from fabric.serve.shard_actors import RayShardHost
 from fabric.telemetry.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
 ANNOUNCE_PERIOD_S = 1.0
+WATCH_PERIOD_S = 0.1
 
 
 class ReportedProgress:
@@ -46,22 +51,41 @@ class GroupReplica:
         section = next(group for group in config.groups if group.name == group_name)
         epoch = await self._controller.next_epoch.remote()
         link = LinkSettings(
-            group=group_name, epoch=epoch, host=config.link_host, port=0, secret=launch.link_secret
+            group=group_name,
+            epoch=epoch,
+            # Ray's address of this node: loopback for a local instance of ours.
+            host=config.link_host or ray.util.get_node_ip_address(),
+            secret=launch.link_secret,
         )
         progress = ReportedProgress(self._controller, group_name)
         progress.update("starting", 0, None)
+        settings = config.engine_settings(section)
+        is_gang = settings.parallel.num_devices > 1
+        shard_host = RayShardHost(section, config.log_level.upper()) if is_gang else None
         async with reported_failure(self._controller, group_part(group_name)):
-            self._group = await DeviceGroup.start(config.engine_settings(section), link, progress)
+            self._group = await DeviceGroup.start(settings, link, progress, shard_host)
         host, port = self._group.address
         self._address = GroupAddress(group_name, host, port, epoch)
         await self._controller.announce_group.remote(self._address)
         self._announcing = asyncio.create_task(self._announce())
+        self._watching = asyncio.create_task(self._watch())
         logger.info("group %s serves at %s:%d, epoch %d", group_name, host, port, epoch)
 
     def check_health(self) -> None:
         """Tell Serve to replace this replica if its engine has failed."""
         if self._group.failure:
             raise RuntimeError(self._group.failure)
+
+    async def _watch(self) -> None:
+        """Leave at once when the engine has failed: Serve replaces a dead replica in a second.
+
+        A failed health check would take several periods.
+        """
+        while self._group.failure is None:
+            await asyncio.sleep(WATCH_PERIOD_S)
+        logger.error("group %s ends: %s", self._address.name, self._group.failure)
+        await asyncio.sleep(WATCH_PERIOD_S)  # for the last frames to routers
+        os._exit(1)
 
     async def _announce(self) -> None:
         while True:

@@ -54,9 +54,10 @@ def group_pid() -> int:
     return pid
 
 
-def descendants() -> set[int]:
-    """Process ids of all that this process started, directly or not."""
-    found = {os.getpid()}
+def descendants(root: int | None = None) -> set[int]:
+    """Process ids of all that a process (this one) started, directly or not."""
+    root = os.getpid() if root is None else root
+    found = {root}
     parents = dict(_parents())
     for pid in sorted(parents):
         ancestors, current = [pid], pid
@@ -65,7 +66,7 @@ def descendants() -> set[int]:
             ancestors.append(current)
         if current in found:
             found.update(ancestors)
-    return found - {os.getpid()}
+    return found - {root}
 
 
 def listening_addresses(pids: set[int]) -> set[str]:

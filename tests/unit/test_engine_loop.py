@@ -18,6 +18,7 @@ class CountingEngine:
         self.fails = False
         self.refuses = False
         self.holds = False
+        self.failure: str | None = None
         self.num_steps = 0
 
     @property

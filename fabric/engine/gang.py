@@ -1,0 +1,217 @@
+"""The driver of a gang of shard workers: meets them, hands them iterations, notices their loss."""
+
+import hmac
+import queue
+import selectors
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+from fabric.core.errors import GroupError, PeerLost, ProtocolError
+from fabric.core.request import ModelCard
+from fabric.core.sampling import GenerationDefaults
+from fabric.engine.shard_frames import (
+    VERSION,
+    Begin,
+    Challenge,
+    Failed,
+    Join,
+    Loaded,
+    Ran,
+    Run,
+    ShardLink,
+)
+from fabric.parallel.rendezvous_server import RendezvousServer
+from fabric.rpc.secret import NONCE_BYTES, Role, new_nonce, prove
+from fabric.scheduler.output import SchedulerOutput, StepResult
+
+GREETING_TIMEOUT_S = 5.0
+WATCH_PERIOD_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class GangSettings:
+    """Who belongs to a gang: ``num_ranks`` workers of one epoch that know the secret.
+
+    ``num_batches`` iterations may be in flight; rank ``sampling_rank`` answers them.
+    """
+
+    epoch: int
+    secret: str
+    num_ranks: int
+    num_batches: int
+    sampling_rank: int
+    host: str = "127.0.0.1"
+    load_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlTraffic:
+    """What handing out iterations has cost: counts, bytes to one worker, and seconds."""
+
+    num_steps: int = 0
+    num_bytes: int = 0
+    send_s: float = 0.0
+
+
+class GangExecutor:
+    """An Executor over shard workers in other processes, on this host or on others.
+
+    Make it, start the workers with its addresses, then call :meth:`begin`. A worker that dies,
+    freezes or says that it failed ends the gang; a new one, with a new epoch, must be made.
+    """
+
+    def __init__(self, settings: GangSettings) -> None:
+        self._settings = settings
+        self._rendezvous = RendezvousServer(settings.host, epoch=settings.epoch)
+        self._listener = socket.create_server((settings.host, 0), backlog=settings.num_ranks)
+        self._links: dict[int, ShardLink] = {}
+        self._results: queue.SimpleQueue[StepResult | GroupError] = queue.SimpleQueue()
+        self._failure: GroupError | None = None
+        self._is_closing = False
+        self._watcher = threading.Thread(target=self._watch, name="gang", daemon=True)
+        self.traffic = ControlTraffic()
+        self.card: ModelCard
+        self.defaults: GenerationDefaults
+        self.num_blocks = 0
+
+    @property
+    def num_batches(self) -> int:
+        """Iterations that may be in flight."""
+        return self._settings.num_batches
+
+    @property
+    def failure(self) -> str | None:
+        """Why the gang can't go on."""
+        return None if self._failure is None else str(self._failure)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where workers connect to be driven."""
+        host, port = self._listener.getsockname()[:2]
+        return str(host), int(port)
+
+    @property
+    def rendezvous_address(self) -> tuple[str, int]:
+        """Where workers find each other."""
+        return self._rendezvous.address
+
+    def begin(self) -> None:
+        """Wait until all workers have joined and loaded, and agree on the number of blocks.
+
+        Raises:
+            GroupError: One of them failed, or did not come in time.
+        """
+        deadline = time.monotonic() + self._settings.load_timeout_s
+        try:
+            while len(self._links) < self._settings.num_ranks:
+                self._accept(deadline)
+            loaded = [self._loaded(rank) for rank in sorted(self._links)]
+        except (OSError, ProtocolError) as error:
+            self.close()
+            raise GroupError(f"a shard worker did not start: {error}") from error
+        self.card, self.defaults = loaded[0].card, loaded[0].defaults
+        self.num_blocks = min(item.num_blocks for item in loaded)
+        for link in self._links.values():
+            link.send(Begin(self.num_blocks))
+        self._watcher.start()
+
+    def submit(self, output: SchedulerOutput) -> None:
+        """Send an iteration to every worker."""
+        if self._failure is not None:
+            raise self._failure
+        start_s = time.perf_counter()
+        data = next(iter(self._links.values())).encode(Run(output))
+        for rank, link in self._links.items():
+            try:
+                link.send_bytes(data)
+            except OSError:
+                self._fail(PeerLost(rank))
+                raise PeerLost(rank) from None
+        self.traffic = ControlTraffic(
+            self.traffic.num_steps + 1,
+            self.traffic.num_bytes + len(data),
+            self.traffic.send_s + time.perf_counter() - start_s,
+        )
+
+    def collect(self) -> StepResult:
+        """Wait for the sampling rank's next answer."""
+        result = self._results.get()
+        if isinstance(result, GroupError):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Close all connections; workers end when theirs is closed."""
+        self._is_closing = True
+        for link in self._links.values():
+            link.close()
+        self._listener.close()
+        self._rendezvous.close()
+
+    def _accept(self, deadline: float) -> None:
+        """Let one worker join; one that can't prove itself is turned away."""
+        self._listener.settimeout(max(0.0, deadline - time.monotonic()))
+        connection, _ = self._listener.accept()
+        connection.settimeout(GREETING_TIMEOUT_S)
+        link, nonce = ShardLink(connection), new_nonce()
+        try:
+            link.send(Challenge(VERSION, nonce))
+            join = link.receive()
+            rank = self._check_join(join, nonce)
+        except (OSError, ProtocolError):
+            link.close()
+            return
+        connection.settimeout(max(0.1, deadline - time.monotonic()))
+        self._links[rank] = link
+
+    def _check_join(self, join: object, nonce: bytes) -> int:
+        settings = self._settings
+        if not isinstance(join, Join) or len(join.nonce) != NONCE_BYTES:
+            raise ProtocolError("a worker must join first")
+        proof = prove(settings.secret, Role.SHARD, nonce, join.nonce)
+        is_known = hmac.compare_digest(join.proof, proof)
+        is_ours = (join.version, join.epoch) == (VERSION, settings.epoch)
+        if not is_known or not is_ours or join.rank not in range(settings.num_ranks):
+            raise ProtocolError(f"a worker of another gang: {join.rank}, epoch {join.epoch}")
+        if join.rank in self._links:
+            raise ProtocolError(f"rank {join.rank} has joined already")
+        return join.rank
+
+    def _loaded(self, rank: int) -> Loaded:
+        frame = self._links[rank].receive()
+        if isinstance(frame, Failed):
+            raise ProtocolError(f"rank {rank}: {frame.message}")
+        if not isinstance(frame, Loaded):
+            raise ProtocolError(f"rank {rank} said {type(frame).__name__} while loading")
+        return frame
+
+    def _watch(self) -> None:
+        """Take in what workers say, and notice those that are gone; runs on its own thread."""
+        with selectors.DefaultSelector() as selector:
+            for rank, link in self._links.items():
+                selector.register(link, selectors.EVENT_READ, rank)
+            while self._failure is None and not self._is_closing:
+                for key, _ in selector.select(WATCH_PERIOD_S):
+                    self._take(key.data)
+                if lost := self._rendezvous.lost(self._settings.epoch):
+                    self._fail(PeerLost(int(lost[0].rpartition("-")[2])))
+
+    def _take(self, rank: int) -> None:
+        try:
+            frame = self._links[rank].receive()
+        except (OSError, ProtocolError) as error:
+            self._fail(PeerLost(rank, f"is lost: {error}"))
+            return
+        if isinstance(frame, Ran) and rank == self._settings.sampling_rank:
+            self._results.put(frame.result)
+        elif isinstance(frame, Failed):
+            self._fail(GroupError(f"rank {rank}: {frame.message}"))
+        else:
+            self._fail(GroupError(f"rank {rank} said {type(frame).__name__}"))
+
+    def _fail(self, error: GroupError) -> None:
+        if self._failure is None and not self._is_closing:
+            self._failure = error
+            self._results.put(error)

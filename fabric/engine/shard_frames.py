@@ -1,0 +1,140 @@
+"""What the driver of a device group and its shard workers tell each other over their sockets.
+
+The driver speaks first: Challenge; the worker answers with Join. When it has loaded its shard it
+sends Loaded, and gets Begin with what all ranks have agreed on. From then on each Run makes it
+compute one iteration; the rank that samples answers each with Ran, in the same order.
+"""
+
+import contextlib
+import socket
+from dataclasses import dataclass
+
+from fabric.core.errors import ProtocolError
+from fabric.core.request import ModelCard
+from fabric.core.sampling import GenerationDefaults
+from fabric.rpc.framing import LENGTH_BYTES, Framing
+from fabric.scheduler.output import SchedulerOutput, StepResult
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """From the driver, first: what the worker must prove that it knows the secret over."""
+
+    version: int
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """From the worker: who it is, and its proof."""
+
+    version: int
+    epoch: int
+    rank: int
+    nonce: bytes
+    proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """From the worker: its shard is loaded, and its device has room for so many KV blocks."""
+
+    num_blocks: int
+    card: ModelCard
+    defaults: GenerationDefaults
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """From the driver: all ranks have loaded, and take this many KV blocks."""
+
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """From the driver: the next iteration."""
+
+    output: SchedulerOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """From the rank that samples: an iteration's tokens."""
+
+    result: StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """From the worker, last: why it can't go on."""
+
+    message: str
+
+
+ShardFrame = Challenge | Join | Loaded | Begin | Run | Ran | Failed
+KINDS: tuple[type[ShardFrame], ...] = (Challenge, Join, Loaded, Begin, Run, Ran, Failed)
+
+
+class ShardLink:
+    """One end of a driver's connection to a worker; blocking, for one reader and one writer."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._framing: Framing[ShardFrame] = Framing(KINDS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._connection.fileno()
+
+    def encode(self, frame: ShardFrame) -> bytes:
+        """A frame's bytes, which may be sent to several workers."""
+        return self._framing.encode(frame)
+
+    def send(self, frame: ShardFrame) -> None:
+        """Send a frame.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+        self.send_bytes(self.encode(frame))
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send an encoded frame.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+        self._connection.sendall(data)
+
+    def receive(self) -> ShardFrame:
+        """Wait for a frame.
+
+        Raises:
+            OSError: The connection is lost.
+            ProtocolError: What came is no frame of this protocol.
+        """
+        length = int.from_bytes(self._receive_exactly(LENGTH_BYTES), "big")
+        if length > self._framing.max_frame_bytes:
+            raise ProtocolError(
+                f"a frame of {length} bytes; at most {self._framing.max_frame_bytes} are allowed"
+            )
+        return self._framing.decode(self._receive_exactly(length))
+
+    def close(self) -> None:
+        """Close the connection; a reader that waits gets an OSError."""
+        with contextlib.suppress(OSError):  # the other side was quicker
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+    def _receive_exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            part = self._connection.recv(size - len(data))
+            if not part:
+                raise ConnectionResetError("the connection was closed")
+            data += part
+        return bytes(data)

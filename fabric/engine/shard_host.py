@@ -1,0 +1,106 @@
+"""Starts a gang of shard workers, wherever they are to run."""
+
+import multiprocessing
+import secrets
+from multiprocessing.process import BaseProcess
+from typing import Protocol
+
+from fabric.core.plan import ParallelConfig
+from fabric.engine.gang import GangExecutor, GangSettings
+from fabric.engine.settings import EngineSettings
+from fabric.engine.shard_worker import ShardSettings, run_shard
+from fabric.parallel.mesh import Device, Mesh
+
+
+class ShardHost(Protocol):
+    """Where shard workers run: one for each device."""
+
+    def devices(self) -> tuple[Device, ...]:
+        """The devices in the order of the ranks; ranks on one host share its name."""
+        ...
+
+    def start(self, settings: ShardSettings) -> None:
+        """Start a worker that runs ``run_shard``, and return at once."""
+        ...
+
+    def stop(self) -> None:
+        """End all workers, whatever they are doing."""
+        ...
+
+
+class ProcessShardHost:
+    """Workers as processes of this host, children of this one."""
+
+    def __init__(self, parallel: ParallelConfig) -> None:
+        self._parallel = parallel
+        self._processes: list[BaseProcess] = []
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' process ids, in the order of the ranks."""
+        return [process.pid for process in self._processes if process.pid is not None]
+
+    def devices(self) -> tuple[Device, ...]:
+        """All on this host."""
+        return tuple(Device("localhost", i) for i in range(self._parallel.num_devices))
+
+    def start(self, settings: ShardSettings) -> None:
+        """Start a process."""
+        spawn = multiprocessing.get_context("spawn")
+        process = spawn.Process(target=run_shard, args=(settings,), daemon=True)
+        process.start()
+        self._processes.append(process)
+
+    def stop(self) -> None:
+        """Kill the processes that still run."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+def start_gang(
+    settings: EngineSettings, host: ShardHost, epoch: int = 1, driver_host: str = "127.0.0.1"
+) -> GangExecutor:
+    """Start a worker on each of a host's devices, and wait until all have loaded.
+
+    Args:
+        settings: The model, and how it is cut.
+        host: Where the workers run.
+        epoch: Which incarnation of the gang this is; it grows.
+        driver_host: The address of this process that the workers can reach.
+
+    Raises:
+        GroupError: A worker could not start; says why.
+    """
+    mesh = Mesh(settings.parallel, host.devices())
+    secret = secrets.token_hex(32)
+    executor = GangExecutor(
+        GangSettings(
+            epoch=epoch,
+            secret=secret,
+            num_ranks=mesh.size,
+            num_batches=settings.parallel.pipeline,
+            sampling_rank=mesh.size - settings.parallel.tensor,
+            host=driver_host,
+        )
+    )
+    try:
+        for rank in range(mesh.size):
+            host.start(
+                ShardSettings(
+                    worker=settings.worker,
+                    mesh=mesh,
+                    rank=rank,
+                    epoch=epoch,
+                    secret=secret,
+                    driver=executor.address,
+                    rendezvous=executor.rendezvous_address,
+                    layer_split=settings.layer_split,
+                )
+            )
+        executor.begin()
+    except BaseException:
+        executor.close()
+        host.stop()
+        raise
+    return executor

@@ -1,0 +1,99 @@
+"""A shard worker's life: join the gang, form groups, load a shard, run iterations, end."""
+
+import contextlib
+import logging
+import socket
+from dataclasses import dataclass
+
+from fabric.core.errors import FabricError, GroupError, ProtocolError
+from fabric.engine.settings import WorkerSettings
+from fabric.engine.shard_frames import (
+    VERSION,
+    Begin,
+    Challenge,
+    Failed,
+    Join,
+    Loaded,
+    Ran,
+    Run,
+    ShardLink,
+)
+from fabric.engine.worker import Worker, WorkerPlace
+from fabric.models.progress import Progress
+from fabric.parallel.formation import join, make_group
+from fabric.parallel.mesh import Axis, Mesh
+from fabric.parallel.rendezvous import Rendezvous
+from fabric.rpc.secret import Role, new_nonce, prove
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSettings:
+    """Which rank of which gang a worker is; the addresses are the driver's."""
+
+    worker: WorkerSettings
+    mesh: Mesh
+    rank: int
+    epoch: int
+    secret: str
+    driver: tuple[str, int]
+    rendezvous: tuple[str, int]
+    layer_split: tuple[int, ...] | None = None
+
+
+def run_shard(settings: ShardSettings, progress: Progress | None = None) -> None:
+    """Be one rank of a gang until the driver closes the connection, or a peer is lost.
+
+    Raises:
+        GroupError: The gang could not be joined.
+    """
+    with socket.create_connection(settings.driver, timeout=CONNECT_TIMEOUT_S) as connection:
+        connection.settimeout(None)
+        link = ShardLink(connection)
+        _join_driver(link, settings)
+        try:
+            _work(link, settings, progress)
+        except OSError as error:
+            logger.info("rank %d ends: %s", settings.rank, error)
+        except FabricError as error:
+            logger.warning("rank %d fails: %s", settings.rank, error.message)
+            with contextlib.suppress(OSError):
+                link.send(Failed(error.message))
+
+
+def _join_driver(link: ShardLink, settings: ShardSettings) -> None:
+    challenge = link.receive()
+    if not isinstance(challenge, Challenge) or challenge.version != VERSION:
+        raise GroupError("the driver speaks another protocol")
+    nonce = new_nonce()
+    proof = prove(settings.secret, Role.SHARD, challenge.nonce, nonce)
+    link.send(Join(VERSION, settings.epoch, settings.rank, nonce, proof))
+
+
+def _work(link: ShardLink, settings: ShardSettings, progress: Progress | None) -> None:
+    mesh, rank = settings.mesh, settings.rank
+    rendezvous = Rendezvous(settings.rendezvous, settings.epoch)
+    with contextlib.ExitStack() as stack:
+        stack.callback(rendezvous.close)
+        stack.callback(join(rendezvous, rank).close)
+        tensor = make_group(mesh, Axis.TENSOR, rank, rendezvous)
+        stack.callback(tensor.close)
+        pipeline = make_group(mesh, Axis.PIPELINE, rank, rendezvous)
+        stack.callback(pipeline.close)
+        place = WorkerPlace(mesh.parallel, tensor, pipeline, settings.layer_split)
+        worker = Worker(settings.worker, progress, place)
+        link.send(Loaded(worker.max_num_blocks, worker.card, worker.defaults))
+        begin = link.receive()
+        if not isinstance(begin, Begin):
+            raise ProtocolError(f"the driver said {type(begin).__name__} instead of Begin")
+        worker.allocate(begin.num_blocks)
+        while True:
+            frame = link.receive()
+            if not isinstance(frame, Run):
+                raise ProtocolError(f"the driver said {type(frame).__name__} instead of Run")
+            result = worker.execute(frame.output)
+            if worker.answers:
+                link.send(Ran(result))

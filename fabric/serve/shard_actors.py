@@ -1,0 +1,84 @@
+"""Shard workers as Ray actors, one on each device bundle of the group's placement group."""
+
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group_table
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from fabric.config import GroupSection
+from fabric.engine.shard_worker import ShardSettings, run_shard
+from fabric.parallel.mesh import Device
+from fabric.telemetry.logs import setup_logging
+
+# Bundle 0 is the driver's.
+FIRST_DEVICE_BUNDLE = 1
+DRIVER_CPUS = 0.1
+
+
+def device_bundle(group: GroupSection) -> dict[str, float]:
+    """The Ray resources of one device of a group."""
+    return {"CPU": group.num_cpus, **group.resources}
+
+
+def group_bundles(group: GroupSection) -> list[dict[str, float]]:
+    """The bundles of a group's placement group: the driver's, then one for each device.
+
+    A group of one device has its worker in the driver's process, and so one bundle.
+    """
+    num_devices = group.parallel.pipeline * group.parallel.tensor
+    if num_devices == 1:
+        return [device_bundle(group)]
+    return [{"CPU": DRIVER_CPUS}, *[device_bundle(group)] * num_devices]
+
+
+class ShardActor:
+    """A Ray actor that is one shard worker."""
+
+    def run(self, settings: ShardSettings, log_level: str) -> None:
+        """Be a worker until the driver ends."""
+        setup_logging(log_level)
+        run_shard(settings)
+
+
+class RayShardHost:
+    """Shard workers on the bundles of the placement group that this replica is in.
+
+    The actors belong to this process: they end when it does, however it ends.
+    """
+
+    def __init__(self, group: GroupSection, log_level: str) -> None:
+        self._bundle = device_bundle(group)
+        self._log_level = log_level
+        self._actors: list[Any] = []
+        placement = ray.util.get_current_placement_group()
+        assert placement is not None
+        self._placement = placement
+
+    def devices(self) -> tuple[Device, ...]:
+        """A device for each bundle, on the host that Ray placed it on."""
+        nodes = placement_group_table(self._placement)["bundles_to_node_id"]
+        hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        return tuple(
+            Device(hosts[nodes[bundle]], bundle - FIRST_DEVICE_BUNDLE)
+            for bundle in range(FIRST_DEVICE_BUNDLE, len(nodes))
+        )
+
+    def start(self, settings: ShardSettings) -> None:
+        """Start an actor on the rank's bundle."""
+        options: dict[str, Any] = {
+            "num_cpus": self._bundle["CPU"],
+            "resources": {k: v for k, v in self._bundle.items() if k not in ("CPU", "GPU")},
+            "num_gpus": self._bundle.get("GPU", 0),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self._placement, FIRST_DEVICE_BUNDLE + settings.rank
+            ),
+        }
+        actor: Any = ray.remote(ShardActor).options(**options).remote()
+        actor.run.remote(settings, self._log_level)
+        self._actors.append(actor)
+
+    def stop(self) -> None:
+        """Kill the actors."""
+        for actor in self._actors:
+            ray.kill(actor)
