@@ -21,7 +21,6 @@ from fabric.parallel.local import LocalGroup, local_groups
 from kernels.dispatch import select_backend
 from tests.unit.tiny_models import OneSequence
 
-
 T = TypeVar("T")
 
 
