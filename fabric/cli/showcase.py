@@ -25,6 +25,7 @@ PROMPTS = (
 MAX_TOKENS = 96
 REFRESH_PER_S = 12
 LINE_CHARS = 74
+PANEL_FRAME_CHARS = 4
 
 
 @dataclass(slots=True)
@@ -55,7 +56,12 @@ class Answer:
 
 
 def show(config: FabricConfig) -> None:
-    """Start the configured fabric, stream the answers to PROMPTS, and end the fabric."""
+    """Start the configured fabric, stream the answers to PROMPTS, and end the fabric.
+
+    Raises:
+        StartError: The fabric could not be started.
+        RequestError: The first request that failed.
+    """
     console = Console()
     answers = [Answer(number, prompt) for number, prompt in enumerate(PROMPTS, start=1)]
     model = config.models[0].id
@@ -64,7 +70,10 @@ def show(config: FabricConfig) -> None:
         for answer in answers:
             console.print(f"[{answer.number}] {answer.prompt}", markup=False, style="bold")
         console.print()
-        asyncio.run(_stream_all(target, model, answers, console))
+        try:
+            asyncio.run(_stream_all(target, model, answers, console))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
     console.print(_summary(answers))
 
 
@@ -88,31 +97,40 @@ async def _stream(client: AsyncClient, model: str, answer: Answer) -> None:
 async def _display(
     streams: list[asyncio.Task[None]], answers: list[Answer], console: Console
 ) -> None:
-    """Redraw all answers side by side on a terminal; print them line by line elsewhere."""
+    """Redraw all answers in their panels on a terminal; print them line by line elsewhere."""
     if not console.is_terminal:
         while any(not stream.done() for stream in streams):
             _print_lines(answers, console)
             await asyncio.sleep(1 / REFRESH_PER_S)
         _print_lines(answers, console)
         return
+    # All answers must fit the screen while they grow: two lines of each panel are its frame.
+    num_lines = max(1, console.height // len(answers) - 2)
     with Live(console=console, auto_refresh=False) as live:
         while any(not stream.done() for stream in streams):
-            live.update(_panels(answers), refresh=True)
+            bodies = [_last_lines(answer.text, num_lines, console) for answer in answers]
+            live.update(_panels(answers, bodies), refresh=True)
             await asyncio.sleep(1 / REFRESH_PER_S)
-        live.update(_panels(answers), refresh=True)
+        live.update(_panels(answers, [Text(answer.text) for answer in answers]), refresh=True)
 
 
 def _print_lines(answers: list[Answer], console: Console) -> None:
     for answer in answers:
         while (line := answer.next_line()) is not None:
-            console.print(f"[{answer.number}] {line}", markup=False, highlight=False)
+            if line:
+                console.print(f"[{answer.number}] {line}", markup=False, highlight=False)
 
 
-def _panels(answers: list[Answer]) -> Group:
+def _last_lines(text: str, num_lines: int, console: Console) -> Text:
+    lines = Text(text).wrap(console, console.width - PANEL_FRAME_CHARS)
+    return Text("\n").join(lines[-num_lines:])
+
+
+def _panels(answers: list[Answer], bodies: list[Text]) -> Group:
     return Group(
         *(
-            Panel(Text(answer.text), title=f"{answer.number}. {answer.prompt}", title_align="left")
-            for answer in answers
+            Panel(body, title=f"{answer.number}. {answer.prompt}", title_align="left")
+            for answer, body in zip(answers, bodies, strict=True)
         )
     )
 
