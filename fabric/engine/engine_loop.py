@@ -100,6 +100,8 @@ class EngineLoop:
             self._end_all(InternalError("the engine failed; see the device group's log"))
         else:
             self._end_all(Unavailable("the device group stopped", retry_after_s=1.0))
+        finally:
+            self._engine.close()
 
     def _wait_for_work(self) -> bool:
         with self._wake:

@@ -19,6 +19,7 @@ class CountingEngine:
         self.refuses = False
         self.holds = False
         self.failure: str | None = None
+        self.is_closed = False
         self.num_steps = 0
 
     @property
@@ -47,6 +48,9 @@ class CountingEngine:
                 del self.ages[name]
                 outputs.append(RequestOutput(name, usage=Usage(1, 1), timing=Timing()))
         return outputs
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def report(self) -> LoadReport:
         return LoadReport(num_running=len(self.ages), num_steps=self.num_steps)
@@ -117,4 +121,5 @@ def test_stopping_ends_unfinished_requests_as_unavailable(
     engine.holds = True
     loop.submit(request("a"))
     loop.stop()
+    assert engine.is_closed
     assert isinstance(published.get(timeout=5).error, Unavailable)
