@@ -44,7 +44,7 @@ class Checkpoint(Protocol):
         ...
 
 
-class _Shard(Protocol):
+class _File(Protocol):
     """What we use of safetensors' untyped file handle."""
 
     def keys(self) -> list[str]: ...
@@ -73,8 +73,8 @@ class SafetensorsCheckpoint:
         """
         indexed = _read_index(folder / INDEX_FILE)
         files = sorted(set(indexed.values())) or [SINGLE_FILE]
-        self._shards = {file: _open_shard(folder / file) for file in files}
-        self._file_of = {name: file for file in files for name in self._shards[file].keys()}  # noqa: SIM118
+        self._files = {file: _open_file(folder / file) for file in files}
+        self._file_of = {name: file for file in files for name in self._files[file].keys()}  # noqa: SIM118
         absent = sorted(name for name in indexed if name not in self._file_of)
         if absent:
             raise CheckpointError(
@@ -88,31 +88,31 @@ class SafetensorsCheckpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, without reading it."""
-        return tuple(self._shards[self._file_of[name]].get_slice(name).get_shape())
+        return tuple(self._files[self._file_of[name]].get_slice(name).get_shape())
 
     def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
         """See Checkpoint; the file is mapped, and only what is looked at is read."""
         file = self._file_of[name]
         try:
-            stored = self._shards[file].get_slice(name)
+            stored = self._files[file].get_slice(name)
             return stored[rows] if columns == ALL else stored[rows, columns]
         except SafetensorError as error:
             raise CheckpointError(f"{file}: {name}: {error}") from error
 
     def close(self) -> None:
         """Close the files."""
-        for shard in self._shards.values():
-            shard.__exit__(None, None, None)
+        for file in self._files.values():
+            file.__exit__(None, None, None)
 
 
-def _open_shard(path: Path) -> _Shard:
+def _open_file(path: Path) -> _File:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
-        shard: _Shard = safe_open(path, framework="pt", device="cpu")
+        file: _File = safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
-    return shard
+    return file
 
 
 def _read_index(path: Path) -> dict[str, str]:

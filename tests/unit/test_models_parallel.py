@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fabric.models.checkpoint import SafetensorsCheckpoint
 from fabric.models.config import ModelConfig
+from fabric.models.llama import LlamaForCausalLM
 from fabric.parallel.local import LocalGroup
 from kernels.ops import RaggedBatch
 from tests.unit.thread_ranks import Cut, on_ranks
@@ -130,20 +131,22 @@ def test_each_layer_reduces_twice_and_the_embedding_once(dtype: torch.dtype):
     assert on_ranks(2, traffic_of_stages) == [expected, expected]
 
 
-def test_a_token_is_bitwise_the_same_alone_and_in_a_batch():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tensor", [2, 6])
+def test_a_token_is_bitwise_the_same_alone_and_in_a_batch(tensor: int, dtype: torch.dtype):
     config, checkpoint = model("grouped")
     prompts = [PROMPT, PROMPT[3:], [9], PROMPT[::-1] * 2]
 
     def run(group: LocalGroup) -> tuple[list[Tensor], list[Tensor]]:
-        stages = Cut(tensor=2).stages(config, checkpoint, group)
-        alone = [OneSequence(stages, torch.float32).logits(prompt) for prompt in prompts]
-        return alone, together(stages[0], prompts)
+        stages = Cut(tensor).stages(config, checkpoint, group, dtype)
+        alone = [OneSequence(stages, dtype).logits(prompt) for prompt in prompts]
+        return alone, together(stages[0], prompts, dtype)
 
-    for alone, batched in on_ranks(2, run):
+    for alone, batched in on_ranks(tensor, run):
         assert all(map(torch.equal, alone, batched))
 
 
-def together(model, prompts: list[list[int]]) -> list[Tensor]:
+def together(model: LlamaForCausalLM, prompts: list[list[int]], dtype: torch.dtype) -> list[Tensor]:
     """Each prompt's logits, all in one forward pass with two blocks of 16 tokens each."""
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     ends = torch.cumsum(lengths, dim=0)
@@ -157,7 +160,7 @@ def together(model, prompts: list[list[int]]) -> list[Tensor]:
         block_tables=torch.arange(2 * len(prompts), dtype=torch.int32).view(-1, 2),
     )
     hidden = model.embed(torch.tensor([token for prompt in prompts for token in prompt]))
-    hidden = model.forward(hidden, batch, stage_cache(model, torch.float32))
+    hidden = model.forward(hidden, batch, stage_cache(model, dtype))
     return list(model.logits(hidden, torch.arange(len(hidden))).split(lengths.tolist()))
 
 
@@ -172,5 +175,5 @@ def prompt_batch() -> RaggedBatch:
     )
 
 
-def stage_cache(model, dtype: torch.dtype) -> Tensor:
+def stage_cache(model: LlamaForCausalLM, dtype: torch.dtype) -> Tensor:
     return torch.zeros(model.kv_cache_shape(8, 16), dtype=dtype)
