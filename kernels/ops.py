@@ -1,9 +1,9 @@
 """The operations that models are built from: signatures and contracts.
 
-Every backend keeps one promise beyond being right: **row invariance**. An output row (a token's)
-is bitwise the same whatever other rows are in the call, however the prompt is cut into chunks and
-whatever the block size is, because each row is reduced in one fixed order. Greedy output can then
-not depend on batching, paging, prefix caching or preemption.
+Every backend but the reference keeps one promise beyond being right: **row invariance**. An output
+row (a token's) is bitwise the same whatever other rows are in the call, however the prompt is cut
+into chunks and whatever the block size is, because each row is reduced in one fixed order. Greedy
+output can then not depend on batching, paging, prefix caching or preemption.
 
 Shapes use docs/glossary.md. KV of one model lives in a 6-D tensor
 ``kv_cache[num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim]`` (2: keys, values). Its
