@@ -1,5 +1,6 @@
 """Ranks on several hosts that talk over TCP, by torch's gloo."""
 
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -24,6 +25,7 @@ from fabric.parallel.traffic import Traffic
 
 # Between two looks at the peers while an operation takes its time.
 _SLICE = timedelta(seconds=0.1)
+_LINK_POLL_S = 0.02
 # How long the rendezvous may take to name the rank behind a broken connection.
 _NAMING_S = 2.0
 # Gloo's own limit tears the connections down, and ranks may idle for long: Peers notices first.
@@ -35,8 +37,8 @@ _ONE_PHASE_BYTES = 64 * 1024
 class GlooGroup:
     """One rank of a group over TCP.
 
-    Gloo's own sums depend on its algorithm: ours gather, or scatter and gather, and add in the
-    order of the ranks.
+    Gloo's own sums of more than two depend on its algorithm: ours gather, or scatter and gather,
+    and add in the order of the ranks.
     """
 
     def __init__(self, peers: Peers, rank: int, timeout_s: float | None = None) -> None:
@@ -56,6 +58,7 @@ class GlooGroup:
         self._peers = peers
         self._timeout_s = timeout_s
         self._is_over = False
+        self._work: dist.Work | None = None
         # Of dist.ProcessGroupGloo, whose collectives torch's stubs leave out.
         self._links: dict[tuple[int, int], Any] = {}
         self._ranks = self._connect("all", rank, self.size)
@@ -64,15 +67,18 @@ class GlooGroup:
         """See Group."""
         check_sum(x)
         self.traffic.count("all_reduce", x)
+        if self.size == 2:
+            # The sum of two numbers has but one order.
+            self._check_open()
+            self._finish(self._ranks.allreduce([x]))
+            return
         if x.nbytes <= _ONE_PHASE_BYTES:
             x.copy_(ordered_sum(self._gather(x.view(1, -1)).unbind()).view_as(x))
             return
         # Parts of equal size: the last is filled up.
-        share = -(-x.numel() // self.size)
-        parts = x.new_zeros(self.size, share)
-        parts.view(-1)[: x.numel()] = x.view(-1)
-        total = ordered_sum(self._swap(parts).unbind())
-        x.copy_(self._gather(total.view(1, -1)).view(-1)[: x.numel()].view_as(x))
+        parts = torch.nn.functional.pad(x.view(-1), (0, -x.numel() % self.size))
+        total = ordered_sum(self._swap(parts).chunk(self.size))
+        x.copy_(self._gather(total)[: x.numel()].view_as(x))
 
     def all_gather(self, x: Tensor) -> Tensor:
         """See Group."""
@@ -127,8 +133,14 @@ class GlooGroup:
     def close(self) -> None:
         """Close the connections."""
         self._is_over = True
-        self._links.clear()
-        del self._ranks
+        threading.Thread(
+            target=_close_when_finished,
+            args=([self._ranks, *self._links.values()], self._work),
+            name="gloo-close",
+            daemon=True,
+        ).start()
+        self._links = {}
+        self._ranks = None
 
     def _gather(self, x: Tensor) -> Tensor:
         self._check_open()
@@ -157,9 +169,19 @@ class GlooGroup:
         """A group of two: gloo's own sends can't be waited for in slices."""
         self._check_open()
         if (source, to) not in self._links:
-            rank = 0 if self.rank == source else 1
-            self._links[source, to] = self._connect(f"{source}-{to}", rank, 2)
+            name = f"{source}-{to}"
+            self._await_both(f"{self._peers.name}/{name}/num_ready")
+            self._links[source, to] = self._connect(name, 0 if self.rank == source else 1, 2)
         return self._links[source, to]
+
+    def _await_both(self, key: str) -> None:
+        """Wait until both ends of a link want it: only then does connecting take no time."""
+        rendezvous = self._peers.rendezvous
+        rendezvous.add(key, 1)
+        start = time.monotonic()
+        while rendezvous.peek(key) != b"2":
+            self._go_on(start)
+            time.sleep(_LINK_POLL_S)
 
     def _connect(self, name: str, rank: int, size: int) -> Any:
         rendezvous = self._peers.rendezvous
@@ -177,6 +199,7 @@ class GlooGroup:
         return ranks
 
     def _finish(self, work: dist.Work) -> None:
+        self._work = work
         start = time.monotonic()
         while True:
             try:
@@ -186,14 +209,18 @@ class GlooGroup:
                 if work.is_completed():
                     self._is_over = True
                     raise self._reason(error) from error
-            try:
-                self._peers.check()
-            except GroupError:
-                self._is_over = True
-                raise
-            if self._timeout_s is not None and time.monotonic() - start > self._timeout_s:
-                self.abort()
-                raise GroupTimeout(f"a rank didn't come within {self._timeout_s} s")
+            self._go_on(start)
+
+    def _go_on(self, start: float) -> None:
+        """Raise if the group has ended, or an operation has been waiting for too long."""
+        try:
+            self._peers.check()
+        except GroupError:
+            self._is_over = True
+            raise
+        if self._timeout_s is not None and time.monotonic() - start > self._timeout_s:
+            self.abort()
+            raise GroupTimeout(f"a rank didn't come within {self._timeout_s} s")
 
     def _reason(self, error: RuntimeError) -> GroupError:
         """Whose fault a broken connection is."""
@@ -231,6 +258,17 @@ class _Store(dist.Store):  # type: ignore[name-defined, misc]
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         for key in keys:
             self.get(key)
+
+
+def _close_when_finished(connections: list[Any], work: dist.Work | None) -> None:
+    """Close gloo's connections once that doesn't block.
+
+    Gloo can't be told to stop what a frozen rank keeps it from finishing, and its destructor
+    waits for that with Python's lock held. It fails when the frozen rank is killed.
+    """
+    while work is not None and not work.is_completed():
+        time.sleep(_SLICE.total_seconds())
+    connections.clear()
 
 
 def _raw(x: Tensor) -> Tensor:

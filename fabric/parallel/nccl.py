@@ -223,8 +223,10 @@ class NcclGroup:
         return True
 
     def _end(self, error: Exception) -> None:
-        self.abort()
-        self._peers.check()
+        try:
+            self._peers.check()
+        finally:
+            self.abort()
         raise GroupError(f"NCCL failed: {error}") from error
 
     def _wait(self, is_done: Callable[[], bool]) -> None:

@@ -132,7 +132,11 @@ class Membership:
         self.member = member
         self._rendezvous = Rendezvous(rendezvous.address, rendezvous.epoch)
         self._is_closing = threading.Event()
-        self._rendezvous.beat(member)
+        try:
+            self._rendezvous.beat(member)
+        except GroupError:
+            self._rendezvous.close()
+            raise
         self._thread = threading.Thread(target=self._run, name="membership", daemon=True)
         self._thread.start()
 
