@@ -1,6 +1,7 @@
 """What tests do to a fabric that really runs: ask it, look at its processes, wait for it."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,9 +70,16 @@ def descendants(root: int | None = None) -> set[int]:
     return found - {root}
 
 
+def processes_of_session(session: int) -> set[int]:
+    """Process ids that live in a session; Ray's processes stay in that of the command."""
+    stats = {int(p.name): _read(int(p.name), "stat") for p in Path("/proc").glob("[0-9]*")}
+    fields = {pid: stat.rpartition(b")")[2].split() for pid, stat in stats.items()}
+    return {pid for pid, rest in fields.items() if rest and int(rest[3]) == session}
+
+
 def listening_addresses(pids: set[int]) -> set[str]:
     """Hexadecimal addresses, as the kernel writes them, on which the processes accept TCP."""
-    sockets = {os.readlink(entry) for pid in pids for entry in _entries(Path(f"/proc/{pid}/fd"))}
+    sockets = {file for pid in pids for file in _open_files(pid)}
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
@@ -96,8 +104,9 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        return []
+def _open_files(pid: int) -> Iterator[str]:
+    # Files are closed, and processes end, while we look.
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                yield os.readlink(entry)
