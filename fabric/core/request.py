@@ -126,6 +126,11 @@ class LoadReport:
     ``num_steps`` and ``num_tokens`` only grow; together with ``num_running`` and ``num_waiting``
     they show whether the engine makes progress. ``stalled_s`` is how long there has been work
     without progress.
+
+    The last six grow too, and stay 0 for a group of one device: bytes of iterations sent to all
+    shard workers, and the driver's seconds for it; then, as the rank that samples sees it, seconds
+    in iterations, calls and bytes of its groups' operations, and seconds in these, which wait for
+    other ranks.
     """
 
     num_running: int = 0
@@ -139,6 +144,12 @@ class LoadReport:
     prefix_hit_tokens: int = 0
     prefix_query_tokens: int = 0
     stalled_s: float = 0.0
+    control_bytes: int = 0
+    control_s: float = 0.0
+    execute_s: float = 0.0
+    num_collectives: int = 0
+    collective_bytes: int = 0
+    collective_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

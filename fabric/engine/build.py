@@ -7,8 +7,7 @@ from fabric.core.clock import Clock, MonotonicClock
 from fabric.core.request import ModelCard, ServedModel
 from fabric.core.sampling import GenerationDefaults, RequestLimits
 from fabric.engine.engine import Engine
-from fabric.engine.executor import Executor, LocalExecutor
-from fabric.engine.gang import GangExecutor
+from fabric.engine.executor import Executor, LoadedExecutor, LocalExecutor
 from fabric.engine.settings import EngineSettings
 from fabric.engine.text_output import TextOutput
 from fabric.engine.worker import Worker
@@ -34,7 +33,7 @@ def build_engine(
     settings: EngineSettings,
     progress: Progress | None = None,
     clock: Clock | None = None,
-    gang: GangExecutor | None = None,
+    gang: LoadedExecutor | None = None,
 ) -> BuiltEngine:
     """Build the engine that serves a model: in this process, or driving a gang of workers.
 

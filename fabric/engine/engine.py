@@ -1,6 +1,7 @@
 """A device group's engine: scheduler, executor and text, one iteration at a time."""
 
 from collections import deque
+from dataclasses import replace
 
 from fabric.core.clock import Clock
 from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, SequenceDelta
@@ -65,8 +66,17 @@ class Engine:
         self._executor.close()
 
     def report(self) -> LoadReport:
-        """The engine's load."""
-        return self._scheduler.report()
+        """The engine's load, and what driving its workers has cost."""
+        costs = self._executor.costs
+        return replace(
+            self._scheduler.report(),
+            control_bytes=costs.control_bytes,
+            control_s=costs.control_s,
+            execute_s=costs.execute_s,
+            num_collectives=costs.num_collectives,
+            collective_bytes=costs.collective_bytes,
+            collective_s=costs.collective_s,
+        )
 
     def _fill_pipeline(self) -> None:
         while len(self._in_flight) < self._executor.num_batches:

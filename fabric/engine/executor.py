@@ -1,10 +1,30 @@
 """Who carries out the scheduler's iterations."""
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Protocol
 
+from fabric.core.request import ModelCard
+from fabric.core.sampling import GenerationDefaults
 from fabric.engine.worker import Worker
 from fabric.scheduler.output import SchedulerOutput, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorCosts:
+    """What driving workers in other processes has cost since the start; zeros without any.
+
+    ``control_bytes`` were sent to all workers, which took the driver ``control_s``. The rest is
+    as the rank that samples saw it: ``execute_s`` in iterations, of which ``collective_s`` in
+    its groups' operations, waiting for other ranks included.
+    """
+
+    control_bytes: int = 0
+    control_s: float = 0.0
+    execute_s: float = 0.0
+    num_collectives: int = 0
+    collective_bytes: int = 0
+    collective_s: float = 0.0
 
 
 class Executor(Protocol):
@@ -21,6 +41,11 @@ class Executor(Protocol):
     @property
     def failure(self) -> str | None:
         """Why the workers can't go on; known also while nothing is in flight."""
+        ...
+
+    @property
+    def costs(self) -> ExecutorCosts:
+        """What driving the workers has cost."""
         ...
 
     def submit(self, output: SchedulerOutput) -> None:
@@ -44,11 +69,20 @@ class Executor(Protocol):
         ...
 
 
+class LoadedExecutor(Executor, Protocol):
+    """An executor whose workers have loaded a model."""
+
+    card: ModelCard
+    defaults: GenerationDefaults
+    num_blocks: int
+
+
 class LocalExecutor:
     """One worker, in this process."""
 
     num_batches = 1
     failure = None
+    costs = ExecutorCosts()
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

@@ -8,9 +8,18 @@ import threading
 import time
 from dataclasses import dataclass
 
-from fabric.core.errors import GroupError, PeerLost, ProtocolError
+from fabric.core.errors import (
+    CheckpointError,
+    ConfigError,
+    FabricError,
+    GroupError,
+    PeerLost,
+    ProtocolError,
+    SourceError,
+)
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
+from fabric.engine.executor import ExecutorCosts
 from fabric.engine.shard_frames import (
     VERSION,
     Begin,
@@ -28,6 +37,10 @@ from fabric.scheduler.output import SchedulerOutput, StepResult
 
 GREETING_TIMEOUT_S = 5.0
 WATCH_PERIOD_S = 0.2
+# What a worker may fail with before the gang exists that the user can put right.
+START_ERRORS: dict[str, type[FabricError]] = {
+    error.__name__: error for error in (ConfigError, SourceError, CheckpointError)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +59,6 @@ class GangSettings:
     load_timeout_s: float = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class ControlTraffic:
-    """What handing out iterations has cost: counts, bytes to one worker, and seconds."""
-
-    num_steps: int = 0
-    num_bytes: int = 0
-    send_s: float = 0.0
-
-
 class GangExecutor:
     """An Executor over shard workers in other processes, on this host or on others.
 
@@ -67,11 +71,13 @@ class GangExecutor:
         self._rendezvous = RendezvousServer(settings.host, epoch=settings.epoch)
         self._listener = socket.create_server((settings.host, 0), backlog=settings.num_ranks)
         self._links: dict[int, ShardLink] = {}
-        self._results: queue.SimpleQueue[StepResult | GroupError] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Ran | GroupError] = queue.SimpleQueue()
         self._failure: GroupError | None = None
         self._is_closing = False
         self._watcher = threading.Thread(target=self._watch, name="gang", daemon=True)
-        self.traffic = ControlTraffic()
+        self._num_bytes = 0
+        self._send_s = 0.0
+        self._costs = ExecutorCosts()
         self.card: ModelCard
         self.defaults: GenerationDefaults
         self.num_blocks = 0
@@ -80,6 +86,11 @@ class GangExecutor:
     def num_batches(self) -> int:
         """Iterations that may be in flight."""
         return self._settings.num_batches
+
+    @property
+    def costs(self) -> ExecutorCosts:
+        """What driving the workers has cost, as of the last answer."""
+        return self._costs
 
     @property
     def failure(self) -> str | None:
@@ -101,15 +112,17 @@ class GangExecutor:
         """Wait until all workers have joined and loaded, and agree on the number of blocks.
 
         Raises:
-            GroupError: One of them failed, or did not come in time.
+            ConfigError: The model can't be cut so, or a device has too little memory.
+            SourceError: The weights can't be fetched.
+            CheckpointError: They don't fit the model.
+            GroupError: A worker failed in another way, or did not come in time.
         """
         deadline = time.monotonic() + self._settings.load_timeout_s
         try:
             while len(self._links) < self._settings.num_ranks:
                 self._accept(deadline)
-            loaded = [self._loaded(rank) for rank in sorted(self._links)]
+            loaded = self._wait_until_loaded(deadline)
         except (OSError, ProtocolError) as error:
-            self.close()
             raise GroupError(f"a shard worker did not start: {error}") from error
         self.card, self.defaults = loaded[0].card, loaded[0].defaults
         self.num_blocks = min(item.num_blocks for item in loaded)
@@ -129,21 +142,28 @@ class GangExecutor:
             except OSError:
                 self._fail(PeerLost(rank))
                 raise PeerLost(rank) from None
-        self.traffic = ControlTraffic(
-            self.traffic.num_steps + 1,
-            self.traffic.num_bytes + len(data),
-            self.traffic.send_s + time.perf_counter() - start_s,
-        )
+        self._num_bytes += len(data) * len(self._links)
+        self._send_s += time.perf_counter() - start_s
 
     def collect(self) -> StepResult:
         """Wait for the sampling rank's next answer."""
-        result = self._results.get()
-        if isinstance(result, GroupError):
-            raise result
-        return result
+        ran = self._results.get()
+        if isinstance(ran, GroupError):
+            raise ran
+        self._costs = ExecutorCosts(
+            self._num_bytes,
+            self._send_s,
+            ran.execute_s,
+            ran.num_collectives,
+            ran.collective_bytes,
+            ran.collective_s,
+        )
+        return ran.result
 
     def close(self) -> None:
         """Close all connections; workers end when theirs is closed."""
+        if self._is_closing:
+            return
         self._is_closing = True
         for link in self._links.values():
             link.close()
@@ -179,9 +199,25 @@ class GangExecutor:
             raise ProtocolError(f"rank {join.rank} has joined already")
         return join.rank
 
+    def _wait_until_loaded(self, deadline: float) -> list[Loaded]:
+        """What the workers say when they have loaded; the first that fails ends it for all."""
+        loaded: dict[int, Loaded] = {}
+        with selectors.DefaultSelector() as selector:
+            for rank, link in self._links.items():
+                selector.register(link, selectors.EVENT_READ, rank)
+            while len(loaded) < len(self._links):
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    missing = sorted(self._links.keys() - loaded.keys())
+                    raise GroupError(f"ranks {missing} took too long to load")
+                loaded.update({key.data: self._loaded(key.data) for key, _ in ready})
+        return [loaded[rank] for rank in sorted(loaded)]
+
     def _loaded(self, rank: int) -> Loaded:
         frame = self._links[rank].receive()
         if isinstance(frame, Failed):
+            if error := START_ERRORS.get(frame.kind):
+                raise error(frame.message)
             raise ProtocolError(f"rank {rank}: {frame.message}")
         if not isinstance(frame, Loaded):
             raise ProtocolError(f"rank {rank} said {type(frame).__name__} while loading")
@@ -205,7 +241,7 @@ class GangExecutor:
             self._fail(PeerLost(rank, f"is lost: {error}"))
             return
         if isinstance(frame, Ran) and rank == self._settings.sampling_rank:
-            self._results.put(frame.result)
+            self._results.put(frame)
         elif isinstance(frame, Failed):
             self._fail(GroupError(f"rank {rank}: {frame.message}"))
         else:

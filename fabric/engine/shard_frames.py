@@ -62,15 +62,24 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """From the rank that samples: an iteration's tokens."""
+    """From the rank that samples: an iteration's tokens, and its costs since the start.
+
+    ``execute_s`` is what the iterations took here; ``collective_s`` is the part of it spent in
+    operations of the rank's groups, waiting for other ranks included.
+    """
 
     result: StepResult
+    execute_s: float
+    num_collectives: int
+    collective_bytes: int
+    collective_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """From the worker, last: why it can't go on."""
+    """From the worker, last: why it can't go on; ``kind`` is the error's class."""
 
+    kind: str
     message: str
 
 

@@ -29,10 +29,16 @@ class ShardHost(Protocol):
 
 
 class ProcessShardHost:
-    """Workers as processes of this host, children of this one."""
+    """Workers as processes of this host, children of this one.
 
-    def __init__(self, parallel: ParallelConfig) -> None:
-        self._parallel = parallel
+    ``hosts`` names a host for each rank: ranks of different ones connect over TCP even here.
+    """
+
+    def __init__(self, parallel: ParallelConfig, hosts: tuple[str, ...] | None = None) -> None:
+        self._hosts = hosts or ("localhost",) * parallel.num_devices
+        self._context = multiprocessing.get_context("forkserver")
+        # The workers' imports take seconds: once is enough for all of them.
+        self._context.set_forkserver_preload([run_shard.__module__])
         self._processes: list[BaseProcess] = []
 
     @property
@@ -41,13 +47,12 @@ class ProcessShardHost:
         return [process.pid for process in self._processes if process.pid is not None]
 
     def devices(self) -> tuple[Device, ...]:
-        """All on this host."""
-        return tuple(Device("localhost", i) for i in range(self._parallel.num_devices))
+        """One for each rank."""
+        return tuple(Device(host, i) for i, host in enumerate(self._hosts))
 
     def start(self, settings: ShardSettings) -> None:
         """Start a process."""
-        spawn = multiprocessing.get_context("spawn")
-        process = spawn.Process(target=run_shard, args=(settings,), daemon=True)
+        process = self._context.Process(target=run_shard, args=(settings,), daemon=True)
         process.start()
         self._processes.append(process)
 
@@ -70,7 +75,10 @@ def start_gang(
         driver_host: The address of this process that the workers can reach.
 
     Raises:
-        GroupError: A worker could not start; says why.
+        ConfigError: The model can't be cut so, or a device has too little memory.
+        SourceError: The weights can't be fetched.
+        CheckpointError: They don't fit the model.
+        GroupError: A worker could not start in another way.
     """
     mesh = Mesh(settings.parallel, host.devices())
     secret = secrets.token_hex(32)

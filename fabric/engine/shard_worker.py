@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import socket
+import time
 from dataclasses import dataclass
 
 from fabric.core.errors import FabricError, GroupError, ProtocolError
@@ -23,6 +24,7 @@ from fabric.models.progress import Progress
 from fabric.parallel.formation import join, make_group
 from fabric.parallel.mesh import Axis, Mesh
 from fabric.parallel.rendezvous import Rendezvous
+from fabric.parallel.timed import TimedGroup
 from fabric.rpc.secret import Role, new_nonce, prove
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def run_shard(settings: ShardSettings, progress: Progress | None = None) -> None
         except FabricError as error:
             logger.warning("rank %d fails: %s", settings.rank, error.message)
             with contextlib.suppress(OSError):
-                link.send(Failed(error.message))
+                link.send(Failed(type(error).__name__, error.message))
 
 
 def _join_driver(link: ShardLink, settings: ShardSettings) -> None:
@@ -79,9 +81,9 @@ def _work(link: ShardLink, settings: ShardSettings, progress: Progress | None) -
     with contextlib.ExitStack() as stack:
         stack.callback(rendezvous.close)
         stack.callback(join(rendezvous, rank).close)
-        tensor = make_group(mesh, Axis.TENSOR, rank, rendezvous)
+        tensor = TimedGroup(make_group(mesh, Axis.TENSOR, rank, rendezvous))
         stack.callback(tensor.close)
-        pipeline = make_group(mesh, Axis.PIPELINE, rank, rendezvous)
+        pipeline = TimedGroup(make_group(mesh, Axis.PIPELINE, rank, rendezvous))
         stack.callback(pipeline.close)
         place = WorkerPlace(mesh.parallel, tensor, pipeline, settings.layer_split)
         worker = Worker(settings.worker, progress, place)
@@ -90,10 +92,20 @@ def _work(link: ShardLink, settings: ShardSettings, progress: Progress | None) -
         if not isinstance(begin, Begin):
             raise ProtocolError(f"the driver said {type(begin).__name__} instead of Begin")
         worker.allocate(begin.num_blocks)
-        while True:
-            frame = link.receive()
-            if not isinstance(frame, Run):
-                raise ProtocolError(f"the driver said {type(frame).__name__} instead of Run")
-            result = worker.execute(frame.output)
-            if worker.answers:
-                link.send(Ran(result))
+        _run_iterations(link, worker, (tensor, pipeline))
+
+
+def _run_iterations(link: ShardLink, worker: Worker, groups: tuple[TimedGroup, ...]) -> None:
+    execute_s = 0.0
+    while True:
+        frame = link.receive()
+        if not isinstance(frame, Run):
+            raise ProtocolError(f"the driver said {type(frame).__name__} instead of Run")
+        start_s = time.perf_counter()
+        result = worker.execute(frame.output)
+        execute_s += time.perf_counter() - start_s
+        if worker.answers:
+            num_calls = sum(group.traffic.calls.total() for group in groups)
+            num_bytes = sum(group.traffic.num_bytes.total() for group in groups)
+            waited_s = sum(group.elapsed_s for group in groups)
+            link.send(Ran(result, execute_s, num_calls, num_bytes, waited_s))

@@ -1,5 +1,7 @@
 """What runs, as protobuf messages and as values, both ways."""
 
+from typing import Any
+
 from fabric.core.request import LoadReport, ModelCard
 from fabric.core.status import FabricStatus, GroupState, GroupStatus, ModelState, ModelStatus
 from fabric.rpc.convert_output import duration, seconds
@@ -20,7 +22,7 @@ _TO_GROUP_STATE = {
 }
 _FROM_GROUP_STATE = {number: state for state, number in _TO_GROUP_STATE.items()}
 
-# Of a LoadReport; stalled_s is the one that has another form.
+# Of a LoadReport.
 _COUNTS = (
     "num_running",
     "num_waiting",
@@ -32,7 +34,17 @@ _COUNTS = (
     "num_preemptions",
     "prefix_hit_tokens",
     "prefix_query_tokens",
+    "control_bytes",
+    "num_collectives",
+    "collective_bytes",
 )
+# Fields of a LoadReport that are durations in the message; absent there when 0.
+_TIMES = {
+    "stalled_s": "stalled",
+    "control_s": "control_time",
+    "execute_s": "execute_time",
+    "collective_s": "collective_time",
+}
 
 
 def model_to_proto(status: ModelStatus) -> inference_pb2.Model:
@@ -93,24 +105,32 @@ def fabric_status_from_proto(message: control_pb2.StatusResponse) -> FabricStatu
 
 def _group_to_proto(group: GroupStatus) -> control_pb2.DeviceGroupStatus:
     load = group.load
+    times: dict[str, Any] = {
+        name: duration(time_s)
+        for field, name in _TIMES.items()
+        if (time_s := getattr(load, field)) > 0
+    }
     return control_pb2.DeviceGroupStatus(
         name=group.name,
         address=group.address,
         epoch=group.epoch,
         state=_TO_GROUP_STATE[group.state],
         models=group.models,
-        stalled=duration(load.stalled_s) if load.stalled_s > 0 else None,
         **{name: getattr(load, name) for name in _COUNTS},
+        **times,
     )
 
 
 def _group_from_proto(message: control_pb2.DeviceGroupStatus) -> GroupStatus:
     counts = {name: getattr(message, name) for name in _COUNTS}
+    times: dict[str, Any] = {
+        field: seconds(getattr(message, name)) for field, name in _TIMES.items()
+    }
     return GroupStatus(
         name=message.name,
         address=message.address,
         epoch=message.epoch,
         state=_FROM_GROUP_STATE.get(message.state, GroupState.DOWN),
         models=tuple(message.models),
-        load=LoadReport(stalled_s=seconds(message.stalled), **counts),
+        load=LoadReport(**counts, **times),
     )
