@@ -105,6 +105,16 @@ def test_abort_wakes_everybody_and_is_final(trio: World, layout: str):
     assert {failure.kind for failure in failures} == {"GroupAborted"}
 
 
+def test_a_blocked_rank_can_be_interrupted(trio: World):
+    trio.form("shm", FOREVER)
+    trio.start(add_up, 1.0, ranks=[0, 1])
+    until_blocked(trio, [0, 1])
+    trio.processes[0].kill(signal.SIGINT)
+    trio.processes[0].process.join(PROMPT_S)
+    assert trio.processes[0].process.exitcode is not None
+    assert trio.results([1])[0].kind == "GroupAborted"
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_rank_that_lives_but_does_not_come_is_a_timeout(trio: World, layout: str):
     trio.form(layout, replace(SETTINGS, timeout_s=0.5))

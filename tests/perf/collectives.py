@@ -133,16 +133,18 @@ class RayGang:
         import ray
         from ray.util import collective
 
+        name = f"perf-{size}"
+
         @ray.remote(num_cpus=0)
         class Member:
             def time(self, size_kb: int) -> float:
                 torch.set_num_threads(1)
-                return time_calls(lambda x: collective.allreduce(x, "perf"), size_kb)
+                return time_calls(lambda x: collective.allreduce(x, name), size_kb)
 
         self._ray = ray
         self._members = [Member.remote() for _ in range(size)]
         collective.create_collective_group(
-            self._members, size, list(range(size)), backend="gloo", group_name="perf"
+            self._members, size, list(range(size)), backend="gloo", group_name=name
         )
 
     def time(self, size_kb: int) -> float:

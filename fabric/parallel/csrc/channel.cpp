@@ -2,6 +2,7 @@
 
 #include <linux/futex.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -182,6 +183,8 @@ uint32_t Channel::wait(Word& word, int awaited, IsReady is_ready) {
         pause();
         if (is_ready(word.value.load(std::memory_order_acquire))) return kFine;
       }
+      // The rank that we wait for may have to run on this very processor.
+      sched_yield();
     } while (now() < end);
   }
   return sleep(word, awaited, is_ready);
@@ -201,6 +204,7 @@ uint32_t Channel::sleep(Word& word, int awaited, IsReady is_ready) {
     if (is_ready(word.value.load(std::memory_order_acquire))) return kFine;
     if (const uint32_t ended = verdict()) return ended;
     if (is_woken) continue;
+    if (patience_.is_interrupted()) return conclude(kAborted, rank_);
     if (const uint32_t ended = watch.look()) return ended;
     if (patience_.timeout_s >= 0 && now() - start >= patience_.timeout_s) {
       return conclude(kTimeout, awaited);

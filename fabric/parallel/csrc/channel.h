@@ -23,6 +23,7 @@ struct Patience {
   double spin_s;     // before sleeping
   double silence_s;  // a peer that shows no sign of life for so long is frozen
   double timeout_s;  // of a whole wait; infinite if negative
+  bool (*is_interrupted)();  // asked now and then; if so, the group is aborted
 };
 
 // New memory that only lives as long as somebody has it open or mapped: its file descriptor.
