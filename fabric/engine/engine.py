@@ -29,6 +29,11 @@ class Engine:
         return self._scheduler.has_work
 
     @property
+    def num_in_flight(self) -> int:
+        """Iterations whose results have not been taken in; they may outlast their requests."""
+        return len(self._in_flight)
+
+    @property
     def failure(self) -> str | None:
         """Why the workers can't go on, if so; the next step raises it."""
         return self._executor.failure

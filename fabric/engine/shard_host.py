@@ -46,6 +46,11 @@ class ProcessShardHost:
         """The workers' process ids, in the order of the ranks."""
         return [process.pid for process in self._processes if process.pid is not None]
 
+    @property
+    def num_alive(self) -> int:
+        """Workers that have not ended."""
+        return sum(process.is_alive() for process in self._processes)
+
     def devices(self) -> tuple[Device, ...]:
         """One for each rank."""
         return tuple(Device(host, i) for i, host in enumerate(self._hosts))
