@@ -48,6 +48,9 @@ def _status(args: argparse.Namespace) -> int:
         f"{status.num_inflight} requests in flight{draining}"
     )
     print(format_table(_HEADER, [_row(group) for group in status.groups]))
+    for group in status.groups:
+        if group.reason:
+            print(f"{group.name} is {group.state}: {group.reason}")
     return 0
 
 

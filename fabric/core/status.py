@@ -35,7 +35,10 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class GroupStatus:
-    """One device group; ``address`` is host:port, ``epoch`` grows with each restart."""
+    """One device group; ``address`` is host:port, ``epoch`` grows with each restart.
+
+    ``reason`` says why it is down, or what it waits for.
+    """
 
     name: str
     address: str
@@ -43,6 +46,7 @@ class GroupStatus:
     state: GroupState
     models: tuple[str, ...] = ()
     load: LoadReport = field(default_factory=LoadReport)
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

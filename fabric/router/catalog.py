@@ -1,7 +1,7 @@
 """Which groups and models there are, and what state they are in."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from fabric.core.errors import ModelNotFound, Unavailable
 from fabric.core.request import ModelCard, ServedModel
@@ -36,6 +36,7 @@ class Catalog:
         self._links: dict[str, GroupLink] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._served: dict[str, ServedModel | None] = dict.fromkeys(model_ids)
+        self._reasons: Mapping[str, str] = {}
 
     def set_groups(self, addresses: tuple[GroupAddress, ...]) -> None:
         """Make these the known groups; links whose address is unchanged are kept."""
@@ -49,6 +50,10 @@ class Catalog:
             if name not in self._links:
                 self._links[name] = GroupLink(address, self._options, self._codec, self._changed)
         self._changed()
+
+    def explain(self, reasons: Mapping[str, str]) -> None:
+        """Note why groups are down, by name."""
+        self._reasons = reasons
 
     async def stop(self) -> None:
         """Close all links."""
@@ -116,12 +121,13 @@ class Catalog:
 
     def group_status(self, group: str) -> GroupStatus:
         """A group, described."""
-        link = self._links[group]
+        link, state = self._links[group], self.group_state(group)
         return GroupStatus(
             name=group,
             address=f"{link.address.host}:{link.address.port}",
             epoch=link.epoch,
-            state=self.group_state(group),
+            state=state,
+            reason=self._reasons.get(group, "") if state is GroupState.DOWN else "",
             models=tuple(model.card.model for model in link.models),
             load=link.load,
         )

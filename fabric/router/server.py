@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,6 +97,10 @@ class RouterServer:
     def set_groups(self, addresses: tuple[GroupAddress, ...]) -> None:
         """Make these the known device groups; requests on groups that are gone fail."""
         self._catalog.set_groups(addresses)
+
+    def explain(self, reasons: Mapping[str, str]) -> None:
+        """Note why groups are down, by name, for those who ask for the status."""
+        self._catalog.explain(reasons)
 
     @property
     def is_ready(self) -> bool:

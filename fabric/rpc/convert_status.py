@@ -116,6 +116,7 @@ def _group_to_proto(group: GroupStatus) -> control_pb2.DeviceGroupStatus:
         epoch=group.epoch,
         state=_TO_GROUP_STATE[group.state],
         models=group.models,
+        reason=group.reason,
         **{name: getattr(load, name) for name in _COUNTS},
         **times,
     )
@@ -133,4 +134,5 @@ def _group_from_proto(message: control_pb2.DeviceGroupStatus) -> GroupStatus:
         state=_FROM_GROUP_STATE.get(message.state, GroupState.DOWN),
         models=tuple(message.models),
         load=LoadReport(**counts, **times),
+        reason=message.reason,
     )

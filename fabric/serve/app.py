@@ -22,7 +22,8 @@ HEALTH: dict[str, Any] = {
     "graceful_shutdown_timeout_s": 1.0,
     "graceful_shutdown_wait_loop_s": 0.1,
 }
-ROUTER_CPUS = 0.1
+# The head has no CPUs to give on clusters that keep work away from it.
+ON_HEAD = {"node:__internal_head__": 0.001}
 
 
 class DeployedFabric:
@@ -63,8 +64,9 @@ class DeployedFabric:
     def _deploy(self) -> None:
         config = self._config
         name = f"{config.name}-controller"
-        options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1}
-        self._controller: Any = ray.remote(Controller).options(**options).remote()
+        options = {"name": name, "namespace": NAMESPACE, "max_restarts": -1}
+        controller: Any = ray.remote(Controller)
+        self._controller = controller.options(num_cpus=0, resources=ON_HEAD, **options).remote()
         launch = Launch(config.model_dump(mode="json"), name, secrets.token_hex(32))
         apps = {group_part(group.name): _group_app(group, launch) for group in config.groups}
         apps[ROUTER] = _router_app(config, launch)
@@ -122,11 +124,13 @@ def _group_app(group: GroupSection, launch: Launch) -> serve.Application:
 
 
 def _router_app(config: FabricConfig, launch: Launch) -> serve.Application:
+    """One replica on the head node, whose address clients know, or several on as many nodes."""
+    is_alone = config.router.num_replicas == 1
     deployment = serve.deployment(
         name="router",
         num_replicas=config.router.num_replicas,
         max_replicas_per_node=1,
-        ray_actor_options={"num_cpus": ROUTER_CPUS},
+        ray_actor_options={"num_cpus": 0, "resources": ON_HEAD if is_alone else {}},
         **HEALTH,
     )
     return deployment(RouterReplica).bind(launch)

@@ -45,6 +45,14 @@ class Directory:
     loading: dict[str, LoadingStage] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
+    def reasons(self) -> dict[str, str]:
+        """Why groups don't serve, by name, as far as they have told."""
+        reasons = {name: f"is being started: {stage.stage}" for name, stage in self.loading.items()}
+        for name in {*reasons, *(group.name for group in self.groups)}:
+            if failure := self.failures.get(group_part(name)):
+                reasons[name] = f"could not be started: {failure}"
+        return reasons
+
 
 class Controller:
     """An actor that device groups report to and routers watch.

@@ -9,12 +9,14 @@ from fabric.router.server import RouterServer
 from fabric.serve.controller import RouterAddress
 from fabric.serve.launch import ROUTER, Launch, find_controller, reported_failure
 from fabric.serve.loopback import keep_serve_on_loopback
+from fabric.serve.waiting import waiting_groups
 from fabric.telemetry.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
 RETRY_PERIOD_S = 0.5
 READINESS_PERIOD_S = 0.1
+EXPLAIN_PERIOD_S = 1.0
 
 
 class RouterReplica:
@@ -32,11 +34,12 @@ class RouterReplica:
         await self._announce()
         self._watching = asyncio.create_task(self._watch())
         self._reporting = asyncio.create_task(self._report_readiness())
+        self._explaining = asyncio.create_task(self._explain())
         logger.info("router serves at %s", self._address)
 
     def check_health(self) -> None:
         """Tell Serve to replace this replica if it no longer follows the directory."""
-        if self._watching.done() or self._reporting.done():
+        if self._watching.done() or self._reporting.done() or self._explaining.done():
             raise RuntimeError("the router no longer follows the directory")
 
     async def _watch(self) -> None:
@@ -64,6 +67,17 @@ class RouterReplica:
                 with contextlib.suppress(Exception):
                     await self._announce()
                     was_ready = is_ready
+
+    async def _explain(self) -> None:
+        """Keep the router told of why groups aren't there."""
+        while True:
+            await asyncio.sleep(EXPLAIN_PERIOD_S)
+            if not self._router.is_ready:
+                # While the controller restarts, calls fail; the next one answers.
+                with contextlib.suppress(Exception):
+                    directory = await self._controller.directory.remote()
+                    waiting = await asyncio.to_thread(waiting_groups)
+                    self._router.explain({**directory.reasons(), **waiting})
 
     async def _announce(self) -> None:
         router = RouterAddress(self._address, self._router.is_ready)

@@ -32,6 +32,27 @@ def group_bundles(group: GroupSection) -> list[dict[str, float]]:
     return [{"CPU": DRIVER_CPUS}, *[device_bundle(group)] * num_devices]
 
 
+def stage_order(nodes: tuple[str, ...], tensor: int) -> tuple[int, ...]:
+    """Which device each rank gets, so that as many stages as possible are on one node.
+
+    Args:
+        nodes: Where each device is, in the order of Ray's bundles, which can be any.
+        tensor: Ranks in a stage; neighbours in the order of the ranks.
+
+    Returns:
+        An index into ``nodes`` for each rank: whole stages node by node, then what is left.
+    """
+    by_node: dict[str, list[int]] = {}
+    for index, node in enumerate(nodes):
+        by_node.setdefault(node, []).append(index)
+    whole, left = [], []
+    for devices in by_node.values():
+        num_whole = len(devices) // tensor * tensor
+        whole += devices[:num_whole]
+        left += devices[num_whole:]
+    return (*whole, *left)
+
+
 class ShardActor:
     """A Ray actor that is one shard worker."""
 
@@ -48,30 +69,31 @@ class RayShardHost:
     """
 
     def __init__(self, group: GroupSection, log_level: str) -> None:
-        self._bundle = device_bundle(group)
+        self._resources = device_bundle(group)
         self._log_level = log_level
         self._actors: list[Any] = []
         placement = ray.util.get_current_placement_group()
         assert placement is not None
         self._placement = placement
+        self._nodes: dict[int, str] = placement_group_table(placement)["bundles_to_node_id"]
+        nodes = [self._nodes[b] for b in range(FIRST_DEVICE_BUNDLE, len(self._nodes))]
+        places = stage_order(tuple(nodes), group.parallel.tensor)
+        self._bundles = tuple(FIRST_DEVICE_BUNDLE + place for place in places)
 
     def devices(self) -> tuple[Device, ...]:
-        """A device for each bundle, on the host that Ray placed it on."""
-        nodes = placement_group_table(self._placement)["bundles_to_node_id"]
-        hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-        return tuple(
-            Device(hosts[nodes[bundle]], bundle - FIRST_DEVICE_BUNDLE)
-            for bundle in range(FIRST_DEVICE_BUNDLE, len(nodes))
-        )
+        """A device for each rank, on the host that Ray placed its bundle on."""
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        hosts = [addresses[self._nodes[bundle]] for bundle in self._bundles]
+        return tuple(Device(host, hosts[:rank].count(host)) for rank, host in enumerate(hosts))
 
     def start(self, settings: ShardSettings) -> None:
         """Start an actor on the rank's bundle."""
         options: dict[str, Any] = {
-            "num_cpus": self._bundle["CPU"],
-            "resources": {k: v for k, v in self._bundle.items() if k not in ("CPU", "GPU")},
-            "num_gpus": self._bundle.get("GPU", 0),
+            "num_cpus": self._resources["CPU"],
+            "resources": {k: v for k, v in self._resources.items() if k not in ("CPU", "GPU")},
+            "num_gpus": self._resources.get("GPU", 0),
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                self._placement, FIRST_DEVICE_BUNDLE + settings.rank
+                self._placement, self._bundles[settings.rank]
             ),
         }
         actor: Any = ray.remote(ShardActor).options(**options).remote()
