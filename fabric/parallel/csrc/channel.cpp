@@ -236,7 +236,8 @@ uint32_t Channel::send(const char* data, size_t bytes, int to) {
   uint32_t written = pipe.written.value.load(std::memory_order_relaxed);
   const uint32_t capacity = layout_.ring_bytes;
   while (bytes > 0) {
-    const uint32_t verdict = wait(pipe.read, to, [=](uint32_t r) { return written - r < capacity; });
+    const uint32_t verdict =
+        wait(pipe.read, to, [=](uint32_t read) { return written - read < capacity; });
     if (verdict != kFine) return verdict;
     const uint32_t free = capacity - (written - pipe.read.value.load(std::memory_order_acquire));
     const uint32_t offset = written & (capacity - 1);
