@@ -10,6 +10,7 @@ from ray import serve
 from ray.serve.schema import ApplicationStatusOverview
 
 from fabric.config import FabricConfig, GroupSection
+from fabric.core.errors import ConfigError
 from fabric.serve.controller import Controller, Directory
 from fabric.serve.group_replica import GroupReplica
 from fabric.serve.launch import NAMESPACE, ROUTER, Launch, group_part
@@ -84,29 +85,41 @@ class DeployedFabric:
 
 
 def _start_ray(config: FabricConfig) -> None:
-    """Join the configured Ray cluster, or start a local one that ends with this process."""
-    section = config.ray
+    """Join the configured Ray cluster, or start a local one that ends with this process.
+
+    Raises:
+        ConfigError: Ray can't be joined or started so.
+    """
     # What matters to the user is shown by the command that started this.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    common: dict[str, Any] = {
-        "namespace": NAMESPACE,
-        "log_to_driver": False,
-        "logging_level": logging.WARNING,
-    }
+    try:
+        ray.init(
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            **_ray_options(config),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        ray.shutdown()
+        raise ConfigError(
+            f"Ray can't be joined or started: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _ray_options(config: FabricConfig) -> dict[str, Any]:
+    section = config.ray
     if section.address is not None:
-        ray.init(address=section.address, **common)
-        return
+        return {"address": section.address}
     bundles = [bundle for group in config.groups for bundle in group_bundles(group)]
     needed = 1 + sum(bundle["CPU"] for bundle in bundles)
-    ray.init(
+    return {
         # Without this, Ray would join a cluster that somebody started on this machine.
-        address="local",
-        num_cpus=section.num_cpus or max(int(needed + 0.5), os.cpu_count() or 1),
-        resources=dict(section.resources),
-        object_store_memory=int(section.object_store),
-        include_dashboard=False,
-        **common,
-    )
+        "address": "local",
+        "num_cpus": section.num_cpus or max(int(needed + 0.5), os.cpu_count() or 1),
+        "resources": dict(section.resources),
+        "object_store_memory": int(section.object_store),
+        "include_dashboard": False,
+    }
 
 
 def _group_app(group: GroupSection, launch: Launch) -> serve.Application:
