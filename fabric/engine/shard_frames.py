@@ -17,6 +17,15 @@ from fabric.scheduler.output import SchedulerOutput, StepResult
 
 VERSION = 1
 
+# A host that is gone without a word is noticed after four seconds: worker processes must not
+# outlive their driver. (The rendezvous notices within two, but only the driver asks it always.)
+KEEPALIVE = {
+    socket.TCP_KEEPIDLE: 1,
+    socket.TCP_KEEPINTVL: 1,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 4000,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
@@ -94,6 +103,9 @@ class ShardLink:
         self._connection = connection
         self._framing: Framing[ShardFrame] = Framing(KINDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def fileno(self) -> int:
         """For selectors."""

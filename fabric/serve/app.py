@@ -2,29 +2,23 @@
 
 import logging
 import os
-import secrets
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatusOverview
 
-from fabric.config import FabricConfig, GroupSection
+from fabric.config import FabricConfig
 from fabric.core.errors import ConfigError
-from fabric.serve.controller import Controller, Directory
-from fabric.serve.group_replica import GroupReplica
-from fabric.serve.launch import NAMESPACE, ROUTER, Launch, group_part
-from fabric.serve.router_replica import RouterReplica
+from fabric.serve.controller import Directory
+from fabric.serve.deployments import (
+    group_application,
+    new_launch,
+    router_application,
+    start_controller,
+)
+from fabric.serve.launch import NAMESPACE, ROUTER, group_part
 from fabric.serve.shard_actors import group_bundles
-
-HEALTH: dict[str, Any] = {
-    "health_check_period_s": 1.0,
-    "health_check_timeout_s": 5.0,
-    "graceful_shutdown_timeout_s": 1.0,
-    "graceful_shutdown_wait_loop_s": 0.1,
-}
-# The head has no CPUs to give on clusters that keep work away from it.
-ON_HEAD = {"node:__internal_head__": 0.001}
 
 
 class DeployedFabric:
@@ -64,13 +58,10 @@ class DeployedFabric:
 
     def _deploy(self) -> None:
         config = self._config
-        name = f"{config.name}-controller"
-        options = {"name": name, "namespace": NAMESPACE, "max_restarts": -1}
-        controller: Any = ray.remote(Controller)
-        self._controller = controller.options(num_cpus=0, resources=ON_HEAD, **options).remote()
-        launch = Launch(config.model_dump(mode="json"), name, secrets.token_hex(32))
-        apps = {group_part(group.name): _group_app(group, launch) for group in config.groups}
-        apps[ROUTER] = _router_app(config, launch)
+        launch = new_launch(config)
+        self._controller = start_controller(launch)
+        apps = {group_part(group.name): group_application(group, launch) for group in config.groups}
+        apps[ROUTER] = router_application(config, launch)
         self._parts = {f"{config.name}-{part.replace(' ', '-')}": part for part in apps}
         targets = [
             serve.RunTarget(apps[part], name=name, route_prefix=None)
@@ -120,33 +111,6 @@ def _ray_options(config: FabricConfig) -> dict[str, Any]:
         "object_store_memory": int(section.object_store),
         "include_dashboard": False,
     }
-
-
-def _group_app(group: GroupSection, launch: Launch) -> serve.Application:
-    """One replica that owns a placement group with a bundle for each device."""
-    bundles = group_bundles(group)
-    deployment = serve.deployment(
-        name=f"group-{group.name}",
-        num_replicas=1,
-        placement_group_bundles=bundles,
-        placement_group_strategy="PACK",
-        ray_actor_options={"num_cpus": bundles[0]["CPU"]},
-        **HEALTH,
-    )
-    return deployment(GroupReplica).bind(launch, group.name)
-
-
-def _router_app(config: FabricConfig, launch: Launch) -> serve.Application:
-    """One replica on the head node, whose address clients know, or several on as many nodes."""
-    is_alone = config.router.num_replicas == 1
-    deployment = serve.deployment(
-        name="router",
-        num_replicas=config.router.num_replicas,
-        max_replicas_per_node=1,
-        ray_actor_options={"num_cpus": 0, "resources": ON_HEAD if is_alone else {}},
-        **HEALTH,
-    )
-    return deployment(RouterReplica).bind(launch)
 
 
 def _reason(application: ApplicationStatusOverview) -> str:

@@ -20,9 +20,12 @@ EXPLAIN_PERIOD_S = 1.0
 
 
 class RouterReplica:
-    """Hosts a router, and tells it where the device groups are."""
+    """Hosts a router, and tells it where the device groups are.
 
-    async def __init__(self, launch: Launch) -> None:  # type: ignore[misc]
+    Serve hands over handles of the groups that are deployed with it; requests take our own links.
+    """
+
+    async def __init__(self, launch: Launch, *_groups: object) -> None:  # type: ignore[misc]
         config = parse_config(launch.config, "the launched configuration")
         setup_logging(config.log_level.upper())
         keep_serve_on_loopback()
