@@ -68,7 +68,9 @@ class GangExecutor:
 
     def __init__(self, settings: GangSettings) -> None:
         self._settings = settings
-        self._rendezvous = RendezvousServer(settings.host, epoch=settings.epoch)
+        self._rendezvous = RendezvousServer(
+            settings.host, epoch=settings.epoch, secret=settings.secret
+        )
         self._listener = socket.create_server((settings.host, 0), backlog=settings.num_ranks)
         self._links: dict[int, ShardLink] = {}
         self._results: queue.SimpleQueue[Ran | GroupError] = queue.SimpleQueue()

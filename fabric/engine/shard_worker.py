@@ -55,7 +55,7 @@ def run_shard(settings: ShardSettings, progress: Progress | None = None) -> None
     with socket.create_connection(settings.driver, timeout=CONNECT_TIMEOUT_S) as connection:
         connection.settimeout(None)
         link = ShardLink(connection)
-        _join_driver(link, settings)
+        join_driver(link, settings)
         try:
             _work(link, settings, progress)
         except OSError as error:
@@ -66,7 +66,12 @@ def run_shard(settings: ShardSettings, progress: Progress | None = None) -> None
                 link.send(Failed(type(error).__name__, error.message))
 
 
-def _join_driver(link: ShardLink, settings: ShardSettings) -> None:
+def join_driver(link: ShardLink, settings: ShardSettings) -> None:
+    """Prove to the driver that this is a rank of its gang.
+
+    Raises:
+        GroupError: It is no driver of ours.
+    """
     challenge = link.receive()
     if not isinstance(challenge, Challenge) or challenge.version != VERSION:
         raise GroupError("the driver speaks another protocol")
@@ -77,7 +82,7 @@ def _join_driver(link: ShardLink, settings: ShardSettings) -> None:
 
 def _work(link: ShardLink, settings: ShardSettings, progress: Progress | None) -> None:
     mesh, rank = settings.mesh, settings.rank
-    rendezvous = Rendezvous(settings.rendezvous, settings.epoch)
+    rendezvous = Rendezvous(settings.rendezvous, settings.epoch, secret=settings.secret)
     with contextlib.ExitStack() as stack:
         stack.callback(rendezvous.close)
         stack.callback(join(rendezvous, rank).close)

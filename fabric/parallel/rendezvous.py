@@ -7,7 +7,7 @@ import time
 from typing import Any, Self
 
 from fabric.core.errors import FabricError, GroupError, GroupTimeout, ProtocolError, StaleEpoch
-from fabric.parallel.wire import recv_frame, send_frame
+from fabric.parallel.wire import prove_secret, recv_frame, send_frame
 
 BEAT_PERIOD_S = 0.25
 _WAIT_SLICE_S = 0.5
@@ -19,13 +19,16 @@ log = logging.getLogger(__name__)
 class Rendezvous:
     """A connection to a RendezvousServer, for the ranks of one epoch; any thread may use it."""
 
-    def __init__(self, address: tuple[str, int], epoch: int, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, address: tuple[str, int], epoch: int, timeout_s: float = 30.0, secret: str = ""
+    ) -> None:
         """Connect.
 
         Args:
             address: The server's host and port.
             epoch: The one that this rank belongs to.
             timeout_s: How long to wait for other ranks.
+            secret: What the server asks for.
 
         Raises:
             GroupError: The server can't be reached.
@@ -33,9 +36,11 @@ class Rendezvous:
         self.address = address
         self.epoch = epoch
         self.timeout_s = timeout_s
+        self.secret = secret
         self._lock = threading.Lock()
         try:
             self._connection = socket.create_connection(address, timeout=_ANSWER_TIMEOUT_S)
+            prove_secret(self._connection, secret)
         except OSError as error:
             raise GroupError(f"the rendezvous at {address} can't be reached: {error}") from error
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -130,7 +135,9 @@ class Membership:
             GroupError: The server can't be reached or refuses.
         """
         self.member = member
-        self._rendezvous = Rendezvous(rendezvous.address, rendezvous.epoch)
+        self._rendezvous = Rendezvous(
+            rendezvous.address, rendezvous.epoch, secret=rendezvous.secret
+        )
         self._is_closing = threading.Event()
         try:
             self._rendezvous.beat(member)

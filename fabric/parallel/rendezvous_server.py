@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from fabric.core.errors import FabricError, ProtocolError, StaleEpoch
 from fabric.parallel.store import EpochStore
-from fabric.parallel.wire import recv_frame, send_frame
+from fabric.parallel.wire import let_in, recv_frame, send_frame
 
 MAX_WAIT_S = 1.0
+GREETING_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 1024
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,12 @@ class RendezvousServer:
     """A TCP server around an EpochStore, with a thread for each connection."""
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = 0, epoch: int = 0, silence_s: float = 1.2
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        epoch: int = 0,
+        silence_s: float = 1.2,
+        secret: str = "",
     ) -> None:
         """Start to serve.
 
@@ -29,8 +35,10 @@ class RendezvousServer:
             port: 0 takes a free one.
             epoch: The first.
             silence_s: A member that gives no sign of life for so long is lost.
+            secret: What clients must know.
         """
         self._store = EpochStore(epoch, silence_s)
+        self._secret = secret
         self._listener = socket.create_server((host, port), backlog=MAX_CONNECTIONS)
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -95,6 +103,9 @@ class RendezvousServer:
     def _serve(self, connection: socket.socket) -> None:
         session = _Session(self._store)
         try:
+            connection.settimeout(GREETING_TIMEOUT_S)
+            let_in(connection, self._secret)
+            connection.settimeout(None)
             while True:
                 send_frame(connection, session.answer(recv_frame(connection)))
         except (OSError, ProtocolError) as error:

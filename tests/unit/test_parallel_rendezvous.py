@@ -10,7 +10,7 @@ from fabric.core.errors import GroupError, GroupTimeout, StaleEpoch
 from fabric.parallel.rendezvous import Membership, Rendezvous
 from fabric.parallel.rendezvous_server import RendezvousServer
 from fabric.parallel.store import MAX_KEY_CHARS, MAX_KEYS, MAX_VALUE_BYTES, EpochStore
-from fabric.parallel.wire import MAX_FRAME_BYTES, recv_frame, send_frame
+from fabric.parallel.wire import MAX_FRAME_BYTES, prove_secret, recv_frame, send_frame
 
 
 class SetClock:
@@ -135,6 +135,7 @@ def test_a_call_that_is_none_ends_its_connection_alone(
     server: RendezvousServer, client: Rendezvous, fields: list[object]
 ):
     with socket.create_connection(server.address) as connection:
+        prove_secret(connection, "")
         send_frame(connection, fields)
         with pytest.raises(ConnectionError):
             recv_frame(connection)
@@ -145,6 +146,7 @@ def test_rubbish_ends_its_connection_alone(server: RendezvousServer, client: Ren
     too_long = (MAX_FRAME_BYTES + 1).to_bytes(4, "big")
     for rubbish in (too_long, b"\0\0\0\1\xc1", b"\0\0\0\1\x01"):
         with socket.create_connection(server.address) as connection:
+            prove_secret(connection, "")
             connection.sendall(rubbish)
             with pytest.raises(ConnectionError):
                 recv_frame(connection)
@@ -161,3 +163,14 @@ def test_a_server_that_is_gone_is_an_error_of_the_group():
             client.peek("key")
     with pytest.raises(GroupError, match="can't be reached"):
         Rendezvous(address, epoch=1)
+
+
+def test_a_client_that_does_not_know_the_secret_is_turned_away():
+    with RendezvousServer(epoch=1, secret="right") as server:
+        with Rendezvous(server.address, epoch=1, secret="right") as client:
+            client.set("key", b"value")
+        with (
+            Rendezvous(server.address, epoch=1, secret="wrong") as stranger,
+            pytest.raises(GroupError),
+        ):
+            stranger.set("key", b"other")
