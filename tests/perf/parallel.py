@@ -1,0 +1,239 @@
+"""Shards against one process: what TP=2 adds to a step, what batches in flight give at PP=2.
+
+Run: python tests/perf/parallel.py [--layers 22] [--batch 8] [--rounds 5] [--smoke] [--json OUT].
+The model has random weights in the shape of TinyLlama-1.1B, bf16; prompts are random token ids,
+EOS is ignored. Everything runs on two cores: one process with two threads, or two processes with
+one each. Rounds are interleaved over the subjects; figures are medians over rounds of decoding
+alone. Idle CPU is of the TP=2 gang: its shards, and this process, which drives the other gangs
+as well.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from machine import describe_machine, verdict
+from random_llama import SMOKE, Shape, write_checkpoint
+
+from fabric.core.plan import ParallelConfig
+from fabric.core.request import GenerationRequest
+from fabric.core.sampling import SamplingParams
+from fabric.engine.build import BuiltEngine, build_engine
+from fabric.engine.executor import ExecutorCosts
+from fabric.engine.gang import GangExecutor
+from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.engine.shard_host import ProcessShardHost, start_gang
+from fabric.scheduler.output import SchedulerOutput, StepResult
+from fabric.scheduler.scheduler import SchedulerConfig
+
+SEED = 1
+PROMPT = 16
+IDLE_S = 3.0
+BARS = {
+    "tp2_overhead_share": (0.15, False),
+    "pp2_in_flight_speedup": (1.5, True),
+    "idle_cpu_share": (0.02, False),
+}
+
+
+class Driver:
+    """A gang's executor with fewer iterations in flight, which notes how long they take."""
+
+    def __init__(self, gang: GangExecutor, num_batches: int) -> None:
+        self._gang = gang
+        self.num_batches = num_batches
+        self.card, self.defaults, self.num_blocks = gang.card, gang.defaults, gang.num_blocks
+        self.failure = None
+        self.round_trip_s = 0.0
+        self._submitted_s = 0.0
+
+    @property
+    def costs(self) -> ExecutorCosts:
+        return self._gang.costs
+
+    def submit(self, output: SchedulerOutput) -> None:
+        self._submitted_s = time.perf_counter()
+        self._gang.submit(output)
+
+    def collect(self) -> StepResult:
+        result = self._gang.collect()
+        self.round_trip_s += time.perf_counter() - self._submitted_s
+        return result
+
+    def close(self) -> None:
+        self._gang.close()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An engine, and how many sequences it decodes together."""
+
+    built: BuiltEngine
+    num_sequences: int
+    driver: Driver | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What had been spent and done at a time."""
+
+    time_s: float
+    num_steps: int
+    num_tokens: int
+    round_trip_s: float
+    execute_s: float
+    collective_s: float
+
+    @classmethod
+    def of(cls, subject: Subject) -> "Moment":
+        report, driver = subject.built.engine.report(), subject.driver
+        return cls(
+            time.perf_counter(),
+            report.num_steps,
+            report.num_tokens,
+            driver.round_trip_s if driver else 0.0,
+            report.execute_s,
+            report.collective_s,
+        )
+
+
+def decode(subject: Subject, vocab_size: int, num_tokens: int, seed: int) -> dict[str, float]:
+    """Figures of the steps in which every sequence decodes."""
+    rng, engine = random.Random(seed), subject.built.engine
+    sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
+    waiting = {f"r{i}" for i in range(subject.num_sequences)}
+    for name in sorted(waiting):
+        prompt = tuple(rng.randrange(vocab_size) for _ in range(PROMPT))
+        engine.add(GenerationRequest(name, "model", prompt, sampling))
+    while waiting:
+        waiting -= {output.request_id for output in engine.step() if output.deltas}
+    first = last = Moment.of(subject)
+    is_full = True
+    while engine.has_work:
+        outputs = engine.step()
+        is_full = is_full and not any(output.is_last for output in outputs)
+        if is_full:
+            last = Moment.of(subject)
+    num_steps, elapsed_s = last.num_steps - first.num_steps, last.time_s - first.time_s
+    execute_s = last.execute_s - first.execute_s
+    collective_s = last.collective_s - first.collective_s
+    control_s = last.round_trip_s - first.round_trip_s - execute_s
+    return {
+        "tokens_per_s": (last.num_tokens - first.num_tokens) / elapsed_s,
+        "step_ms": elapsed_s / num_steps * 1e3,
+        "control_us_a_step": control_s / num_steps * 1e6,
+        "collectives_us_a_step": collective_s / num_steps * 1e6,
+        "overhead_share": (control_s + collective_s) / elapsed_s,
+    }
+
+
+def cpu_s(pids: list[int]) -> float:
+    """Processor time of all threads of some processes."""
+    stats = [stat for pid in pids for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(stat.read_text().split()[0]) for stat in stats) / 1e9
+
+
+def idle_share(host: ProcessShardHost) -> float:
+    """Cores that a gang and its driver use while nothing is asked of them."""
+    shards_s, driver_s = cpu_s(host.pids), time.process_time()
+    time.sleep(IDLE_S)
+    return (cpu_s(host.pids) - shards_s + time.process_time() - driver_s) / IDLE_S
+
+
+class Bench:
+    """The subjects, which share a checkpoint."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace, stack: ExitStack) -> None:
+        self._stack = stack
+        batch = options.batch
+        worker = WorkerSettings(
+            model="model",
+            source=str(folder),
+            cache_dir=folder,
+            max_model_len=512,
+            kv_cache_bytes=256 * 2**20,
+            num_threads=1,
+        )
+        scheduler = SchedulerConfig(max_num_seqs=2 * batch, max_num_batched_tokens=512)
+        self._settings = EngineSettings(worker=worker, scheduler=scheduler, prefix_cache=False)
+        two_threads = replace(self._settings, worker=replace(worker, num_threads=2))
+        self.subjects = {"one_process": Subject(build_engine(two_threads), batch)}
+        self.tp_host = self._add_gang("tp2", ParallelConfig(tensor=2), batch, 1)
+        self._add_gang("pp2_2_in_flight", ParallelConfig(pipeline=2), 2 * batch, 2)
+        self._add_gang("pp2_1_in_flight", ParallelConfig(pipeline=2), batch, 1)
+        alternating = self.subjects["pp2_1_in_flight"]
+        self.subjects["pp2_1_in_flight_all"] = replace(alternating, num_sequences=2 * batch)
+
+    def _add_gang(
+        self, name: str, parallel: ParallelConfig, num_sequences: int, num_batches: int
+    ) -> ProcessShardHost:
+        cut = replace(self._settings, parallel=parallel)
+        host = ProcessShardHost(parallel)
+        gang = start_gang(cut, host)
+        self._stack.callback(host.stop)
+        self._stack.callback(gang.close)
+        driver = Driver(gang, num_batches)
+        built = build_engine(cut, gang=driver)
+        self.subjects[name] = Subject(built, num_sequences, driver)
+        return host
+
+
+def measure(bench: Bench, options: argparse.Namespace, vocab_size: int) -> dict[str, float]:
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in bench.subjects}
+    for number in range(-1, options.rounds):
+        for name, subject in bench.subjects.items():
+            figures = decode(subject, vocab_size, options.tokens, SEED + number)
+            if number >= 0:
+                rounds[name].append(figures)
+    medians = {
+        f"{name}_{figure}": statistics.median(row[figure] for row in rows)
+        for name, rows in rounds.items()
+        for figure in rows[0]
+    }
+    in_flight = medians["pp2_2_in_flight_tokens_per_s"]
+    return medians | {
+        "pp2_same_sequences_speedup": in_flight / medians["pp2_1_in_flight_all_tokens_per_s"],
+        "tp2_overhead_share": medians["tp2_overhead_share"],
+        "pp2_in_flight_speedup": in_flight / medians["pp2_1_in_flight_tokens_per_s"],
+        "idle_cpu_share": idle_share(bench.tp_host),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=22)
+    parser.add_argument("--batch", type=int, default=8, help="sequences of an iteration")
+    parser.add_argument("--tokens", type=int, default=32, help="of each sequence and round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="a tiny model: figures mean nothing")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    shape = SMOKE if options.smoke else Shape(num_layers=options.layers)
+    setting = {
+        **describe_machine("torch"),
+        **{name: str(value) for name, value in vars(options).items()},
+        **asdict(shape),
+        "seed": SEED,
+    }
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        setting["num_parameters"] = write_checkpoint(folder, shape, SEED)
+        figures = measure(Bench(folder, options, stack), options, shape.vocab_size)
+    for name, value in (setting | figures).items():
+        print(f"{name:44} {value:.3f}" if isinstance(value, float) else f"{name:44} {value}")
+    for name, (bar, is_floor) in BARS.items():
+        value = figures[name]
+        is_met = value >= bar if is_floor else value <= bar
+        print(f"BAR {name} {value:.3f} {bar} {verdict(is_met)}")
+    if options.json:
+        options.json.write_text(json.dumps({"setting": setting, "figures": figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
