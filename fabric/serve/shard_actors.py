@@ -1,5 +1,7 @@
 """Shard workers as Ray actors, one on each device bundle of the group's placement group."""
 
+import logging
+import os
 from typing import Any
 
 import ray
@@ -10,6 +12,8 @@ from fabric.config import GroupSection
 from fabric.engine.shard_worker import ShardSettings, run_shard
 from fabric.parallel.mesh import Device
 from fabric.telemetry.logs import setup_logging
+
+logger = logging.getLogger(__name__)
 
 # Bundle 0 is the driver's.
 FIRST_DEVICE_BUNDLE = 1
@@ -57,9 +61,15 @@ class ShardActor:
     """A Ray actor that is one shard worker."""
 
     def run(self, settings: ShardSettings, log_level: str) -> None:
-        """Be a worker until the driver ends."""
+        """Be a worker until the driver ends; then end too, whether or not Ray can be reached."""
         setup_logging(log_level)
-        run_shard(settings)
+        try:
+            run_shard(settings)
+        except Exception:
+            logger.exception("rank %d fails", settings.rank)
+        finally:
+            # An idle actor would hold the device's memory until Ray hears of its owner's death.
+            os._exit(0)
 
 
 class RayShardHost:
