@@ -13,18 +13,10 @@ from fabric.core.errors import ProtocolError
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
 from fabric.rpc.framing import LENGTH_BYTES, Framing
+from fabric.rpc.liveness import notice_lost_host
 from fabric.scheduler.output import SchedulerOutput, StepResult
 
 VERSION = 1
-
-# A host that is gone without a word is noticed after four seconds: worker processes must not
-# outlive their driver. (The rendezvous notices within two, but only the driver asks it always.)
-KEEPALIVE = {
-    socket.TCP_KEEPIDLE: 1,
-    socket.TCP_KEEPINTVL: 1,
-    socket.TCP_KEEPCNT: 3,
-    socket.TCP_USER_TIMEOUT: 4000,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +95,7 @@ class ShardLink:
         self._connection = connection
         self._framing: Framing[ShardFrame] = Framing(KINDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in KEEPALIVE.items():
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        notice_lost_host(connection)
 
     def fileno(self) -> int:
         """For selectors."""

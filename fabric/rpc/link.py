@@ -7,6 +7,7 @@ from typing import Protocol, cast
 from fabric.core.errors import ProtocolError
 from fabric.rpc.frames import MAX_GREETING_BYTES, Frame, FrameCodec
 from fabric.rpc.framing import LENGTH_BYTES
+from fabric.rpc.liveness import notice_lost_host
 
 MAX_UNREAD_BYTES = 64 * 2**20
 
@@ -96,6 +97,7 @@ class Link(asyncio.Protocol):
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            notice_lost_host(connection)
         self._peer.on_open(self)
 
     def data_received(self, data: bytes) -> None:

@@ -77,6 +77,11 @@ class Host:
         return ["nsenter", "-t", str(self.first_pid), "-n", "-p", "-m", *command]
 
     @property
+    def is_on(self) -> bool:
+        """Whether it was started, and not switched off."""
+        return self._process is not None
+
+    @property
     def first_pid(self) -> int:
         """The host's first process, as this machine numbers it."""
         assert self._process is not None

@@ -1,11 +1,13 @@
-"""A gang over three hosts with addresses of their own: what its losses cost.
+"""A gang over hosts with addresses of their own: what its losses cost.
 
 Run as root: python tests/chaos/three_hosts.py [--model stories|smollm2] [--json OUT]
 
-Three Ray nodes in network namespaces on one bridge have two devices each; two stages of two
-tensor ranks run on two of them, shared memory inside and TCP between. Streams come through gRPC
-from outside. A shard is killed, another frozen, a host unplugged: for each, the time until every
-stream has ended with a retryable status, and until the gang serves again, rebuilt on what is left.
+Ray nodes in network namespaces on one bridge: a head with the router, and three hosts with two
+devices each. Two stages of two tensor ranks run on two of them, shared memory inside and TCP
+between; streams come through gRPC from outside. Then a shard is killed, another frozen, a host
+switched off, and hosts unplugged: for each, the time until every stream has ended with a
+retryable status, and until the gang serves again, rebuilt on what is left. Every token is
+compared with one process's.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -30,7 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/perf")]
 
 from machine import describe_machine  # noqa: E402
 
-from fabric.client import AsyncClient, GroupState, RetryPolicy, Unavailable  # noqa: E402
+from fabric.client import AsyncClient, GroupState, GroupStatus, RetryPolicy, Unavailable  # noqa: E402
 from fabric.config import parse_config  # noqa: E402
 from fabric.core.request import GenerationRequest  # noqa: E402
 from fabric.core.sampling import SamplingParams  # noqa: E402
@@ -50,17 +53,17 @@ ROUTER_PORT = 50051
 RECOVERY_S = 120.0
 ORPHANED_S = 10.0
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-LIMITS = ["--num-cpus", "2", "--object-store-memory", "100000000", "--block"]
+LIMITS = ["--object-store-memory", "100000000", "--block"]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What one harm cost; seconds."""
+    """What one harm cost, in seconds; and workers that nobody drives and that didn't end."""
 
     harm: str
     noticed_s: float
     serves_s: float
-    num_shards: int
+    num_orphans: int
 
 
 def make_config(model: str, folder: Path) -> dict[str, object]:
@@ -97,7 +100,7 @@ def expected_tokens(tree: dict[str, object]) -> dict[str, list[int]]:
 
 
 class Hosts:
-    """Three Ray nodes, each on a host."""
+    """A Ray node on each of four hosts; the first is the head."""
 
     def __init__(self, network: Network, folder: Path, num_devices: int) -> None:
         self._folder = folder
@@ -112,36 +115,43 @@ class Hosts:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
         }
-        self.all = [
-            Host(network, number, self._shared, folder / f"host{number}") for number in (1, 2, 3)
-        ]
+        self.head, *self.workers = (
+            Host(network, number, self._shared, folder / f"host{number}") for number in range(1, 5)
+        )
 
     def start(self, host: Host) -> None:
-        """Start a Ray node on a host; the first is the head."""
-        resources = json.dumps({"device": self._num_devices})
-        address = f"{self.all[0].address}:{RAY_PORT}"
-        command = [*RAY, "start", "--node-ip-address", host.address, "--resources", resources]
-        if host is self.all[0]:
+        """Start a Ray node on a host."""
+        command = [*RAY, "start", "--node-ip-address", host.address, *LIMITS]
+        if host is self.head:
             command += ["--head", "--port", str(RAY_PORT), "--temp-dir", str(self._shared)]
-            command += ["--include-dashboard", "false"]
+            command += ["--include-dashboard", "false", "--num-cpus", "0"]
         else:
-            command += ["--address", address]
-        log = self._folder / f"{host.address}.log"
-        host.start([*command, *LIMITS], self.environment, log)
+            command += ["--address", f"{self.head.address}:{RAY_PORT}", "--num-cpus", "2"]
+            command += ["--resources", json.dumps({"device": self._num_devices})]
+        host.start(command, self.environment, self._folder / f"{host.address}.log")
 
     def stop(self) -> None:
         """End all hosts."""
-        for host in self.all:
+        for host in (self.head, *self.workers):
             host.power_off()
         shutil.rmtree(self._shared)
 
-    def shards(self, host: Host) -> list[int]:
-        """Process ids of the gang's workers on a host."""
-        return [
-            pid
-            for pid in sorted(descendants(host.first_pid))
-            if b"ShardActor" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+    def shards(self) -> dict[int, Host]:
+        """Process ids of workers, and where they are."""
+        return {pid: host for host in self.workers for pid in find(host, b"ShardActor")}
+
+    def driver(self) -> Host:
+        """Where the gang's driver is."""
+        (host,) = (host for host in self.workers if find(host, b"group-gang"))
+        return host
+
+
+def find(host: Host, name: bytes) -> list[int]:
+    """Process ids of actors on a host; none on one that is off."""
+    if not host.is_on:
+        return []
+    pids = sorted(descendants(host.first_pid))
+    return [pid for pid in pids if name in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @contextmanager
@@ -151,12 +161,12 @@ def served(hosts: Hosts, tree: dict[str, object], folder: Path) -> Iterator[str]
     path.write_text(json.dumps(tree))
     command = [sys.executable, "-c", "from fabric.cli import main; main()", "serve", str(path)]
     with subprocess.Popen(
-        hosts.all[0].enter(command), stdout=subprocess.PIPE, text=True, env=hosts.environment
+        hosts.head.enter(command), stdout=subprocess.PIPE, text=True, env=hosts.environment
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert " at " in line, line
-        yield f"{hosts.all[0].address}:{ROUTER_PORT}"
+        yield f"{hosts.head.address}:{ROUTER_PORT}"
         for pid in descendants(process.pid) & _children(process.pid):
             os.kill(pid, signal.SIGTERM)
         process.wait(timeout=60)
@@ -167,59 +177,88 @@ async def answer(client: AsyncClient, model: str, prompt: str, num_tokens: int) 
     return list((await stream.collect()).sequences[0].token_ids)
 
 
-async def lose(
-    client: AsyncClient, model: str, hosts: Hosts, harm: str, do: Callable[[], object]
-) -> Loss:
-    """Harm the gang while it streams; measure until it is noticed, and until it serves."""
-    streams = [asyncio.create_task(answer(client, model, prompt, 400)) for prompt in PROMPTS]
-    while (before := (await client.status()).groups[0]).load.num_running < len(PROMPTS):
-        await asyncio.sleep(0.01)
-    do()
-    harmed_s = time.monotonic()
-    for ended in await asyncio.gather(*streams, return_exceptions=True):
-        assert isinstance(ended, Unavailable), ended
-    noticed_s = time.monotonic() - harmed_s
-    while True:
-        group = (await client.status()).groups[0]
-        if group.state is GroupState.READY and group.epoch > before.epoch:
-            break
-        assert time.monotonic() < harmed_s + RECOVERY_S, group
-        await asyncio.sleep(0.05)
-    serves_s = time.monotonic() - harmed_s
-    num_shards = sum(len(hosts.shards(host)) for host in hosts.all)
-    loss = Loss(harm, round(noticed_s, 2), round(serves_s, 1), num_shards)
-    print(loss, flush=True)
-    return loss
+class Gang:
+    """The served gang, as its client and its enemy see it."""
+
+    def __init__(self, client: AsyncClient, model: str, expected: dict[str, list[int]]) -> None:
+        self._client = client
+        self._model = model
+        self._expected = expected
+
+    async def check(self) -> None:
+        """Compare answers with those of one process."""
+        streams = [answer(self._client, self._model, prompt, NUM_TOKENS) for prompt in PROMPTS]
+        tokens = await asyncio.gather(*streams)
+        assert dict(zip(PROMPTS, tokens, strict=True)) == self._expected
+        await wait_until_idle(self._client)
+
+    async def lose(self, harm: str, hosts: Hosts, do: Callable[[], object]) -> Loss:
+        """Harm the gang while it streams; measure until it is noticed, and until it serves."""
+        tasks = [answer(self._client, self._model, prompt, 400) for prompt in PROMPTS]
+        streams = [asyncio.create_task(task) for task in tasks]
+        while (before := await self._group()).load.num_running < len(PROMPTS):
+            await asyncio.sleep(0.01)
+        old = set(hosts.shards())
+        do()
+        harmed_s = time.monotonic()
+        for ended in await asyncio.gather(*streams, return_exceptions=True):
+            assert isinstance(ended, Unavailable), ended
+        noticed_s = time.monotonic() - harmed_s
+        while True:
+            group = await self._group()
+            if group.state is GroupState.READY and group.epoch > before.epoch:
+                break
+            assert time.monotonic() < harmed_s + RECOVERY_S, group
+            await asyncio.sleep(0.05)
+        serves_s = time.monotonic() - harmed_s
+        await self.check()
+        loss = Loss(harm, round(noticed_s, 2), round(serves_s, 1), num_orphans(hosts, old))
+        print(loss, flush=True)
+        return loss
+
+    async def _group(self) -> GroupStatus:
+        return (await self._client.status()).groups[0]
 
 
-async def measure(hosts: Hosts, target: str, tree: dict[str, object], model: str) -> list[Loss]:
-    expected = expected_tokens(tree)
+async def measure(hosts: Hosts, gang: Gang) -> list[Loss]:
+    """Harm the gang in every way; a host that was lost is started anew afterwards."""
+    await gang.check()
+    places = Counter(host.address for host in hosts.shards().values())
+    print(f"shards: {dict(places)}, driver: {hosts.driver().address}", flush=True)
+    losses = []
+    for harm, sign in (("SIGKILL of a shard", signal.SIGKILL), ("SIGSTOP", signal.SIGSTOP)):
+        pid = list(hosts.shards())[-1]
+        losses.append(await gang.lose(harm, hosts, partial(os.kill, pid, sign)))
+    for harm, pick, do in (
+        ("power off of the driver's host", Hosts.driver, Host.power_off),
+        ("unplugging the driver's host", Hosts.driver, Host.unplug),
+        ("unplugging the other host", other_host, Host.unplug),
+    ):
+        victim = pick(hosts)
+        losses.append(await gang.lose(harm, hosts, partial(do, victim)))
+        victim.power_off()
+        hosts.start(victim)
+    return losses
+
+
+def other_host(hosts: Hosts) -> Host:
+    """The one of the gang's hosts that its driver isn't on."""
+    return next(host for host in hosts.shards().values() if host is not hosts.driver())
+
+
+async def run(hosts: Hosts, target: str, tree: dict[str, object]) -> list[Loss]:
+    """Measure through a client outside the hosts that takes the first answer."""
     async with AsyncClient(target, retry=RetryPolicy(max_attempts=1)) as client:
-
-        async def check() -> None:
-            tokens = await asyncio.gather(*(answer(client, model, p, NUM_TOKENS) for p in PROMPTS))
-            assert dict(zip(PROMPTS, tokens, strict=True)) == expected
-            await wait_until_idle(client)
-
-        await check()
-        print("shards:", {host.address: len(hosts.shards(host)) for host in hosts.all}, flush=True)
-        losses = []
-        for harm, sign in (("SIGKILL of a shard", signal.SIGKILL), ("SIGSTOP", signal.SIGSTOP)):
-            pid = [pid for host in hosts.all for pid in hosts.shards(host)][-1]
-            losses.append(await lose(client, model, hosts, harm, partial(os.kill, pid, sign)))
-            await check()
-        used = [host for host in hosts.all if hosts.shards(host)]
-        losses.append(await lose(client, model, hosts, "link down", used[-1].unplug))
-        await check()
-        return losses
+        (model,) = (model.id for model in parse_config(tree, "three hosts").models)
+        return await measure(hosts, Gang(client, model, expected_tokens(tree)))
 
 
-def shards_left(hosts: Hosts) -> dict[str, int]:
-    """Workers on each host that nobody drives any more; they have a few seconds to notice."""
+def num_orphans(hosts: Hosts, old: set[int]) -> int:
+    """Workers of an earlier gang that still run; they have a few seconds to notice."""
     deadline = time.monotonic() + ORPHANED_S
-    while any(hosts.shards(host) for host in hosts.all) and time.monotonic() < deadline:
+    while (left := old & set(hosts.shards())) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return {host.address: len(hosts.shards(host)) for host in hosts.all}
+    return len(left)
 
 
 def _children(pid: int) -> set[int]:
@@ -236,18 +275,18 @@ def main() -> None:
         network = stack.enter_context(Network())
         hosts = Hosts(network, folder, num_devices=3 if arguments.model == "smollm2" else 2)
         stack.callback(hosts.stop)
-        for host in hosts.all:
+        for host in (hosts.head, *hosts.workers):
             hosts.start(host)
         tree = make_config(arguments.model, folder)
         with served(hosts, tree, folder) as target:
-            losses = asyncio.run(measure(hosts, target, tree, arguments.model))
-        left = shards_left(hosts)
-        memory = {host.address: sorted(host.shared_memory) for host in hosts.all}
+            losses = asyncio.run(run(hosts, target, tree))
+        num_left = num_orphans(hosts, set(hosts.shards()))
+        memory = {host.address: sorted(host.shared_memory) for host in hosts.workers}
     report = {
         "machine": describe_machine(),
         "model": arguments.model,
         "losses": [asdict(loss) for loss in losses],
-        "shards_left": left,
+        "num_workers_left": num_left,
         "shared_memory_left": memory,
     }
     print(json.dumps(report, indent=2))
