@@ -3,9 +3,13 @@
 Run: python tests/perf/parallel.py [--layers 22] [--batch 8] [--rounds 5] [--smoke] [--json OUT].
 The model has random weights in the shape of TinyLlama-1.1B, bf16; prompts are random token ids,
 EOS is ignored. Everything runs on two cores: one process with two threads, or two processes with
-one each. Rounds are interleaved over the subjects; figures are medians over rounds of decoding
-alone. Idle CPU is of the TP=2 gang: its shards, and this process, which drives the other gangs
-as well.
+one each. Rounds are interleaved over the subjects, and decoding alone is timed; figures are
+medians over rounds, those of a step medians over its round's steps first. Time in collectives is
+mostly waiting for the other rank: on a busy machine, for a processor to run it.
+
+The speedup at PP=2 compares iterations of equal size: ``--batch`` sequences in each that is in
+flight; pp2_same_sequences_speedup has twice that in the one iteration. Idle CPU is of the TP=2
+gang: its shards, and this process, which drives the other gangs as well.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from machine import describe_machine, verdict
@@ -42,15 +47,24 @@ BARS = {
 }
 
 
+@dataclass(frozen=True)
+class StepCost:
+    """Where the time of one iteration went: all of it, in the sampling rank, in its groups."""
+
+    round_trip_s: float
+    execute_s: float
+    collective_s: float
+
+
 class Driver:
-    """A gang's executor with fewer iterations in flight, which notes how long they take."""
+    """A gang's executor that notes what each iteration costs, if one at a time is in flight."""
 
     def __init__(self, gang: GangExecutor, num_batches: int) -> None:
         self._gang = gang
         self.num_batches = num_batches
         self.card, self.defaults, self.num_blocks = gang.card, gang.defaults, gang.num_blocks
         self.failure = None
-        self.round_trip_s = 0.0
+        self.steps: list[StepCost] = []
         self._submitted_s = 0.0
 
     @property
@@ -62,8 +76,16 @@ class Driver:
         self._gang.submit(output)
 
     def collect(self) -> StepResult:
+        before = self._gang.costs
         result = self._gang.collect()
-        self.round_trip_s += time.perf_counter() - self._submitted_s
+        round_trip_s, costs = time.perf_counter() - self._submitted_s, self._gang.costs
+        self.steps.append(
+            StepCost(
+                round_trip_s,
+                costs.execute_s - before.execute_s,
+                costs.collective_s - before.collective_s,
+            )
+        )
         return result
 
     def close(self) -> None:
@@ -79,30 +101,6 @@ class Subject:
     driver: Driver | None = None
 
 
-@dataclass(frozen=True)
-class Moment:
-    """What had been spent and done at a time."""
-
-    time_s: float
-    num_steps: int
-    num_tokens: int
-    round_trip_s: float
-    execute_s: float
-    collective_s: float
-
-    @classmethod
-    def of(cls, subject: Subject) -> "Moment":
-        report, driver = subject.built.engine.report(), subject.driver
-        return cls(
-            time.perf_counter(),
-            report.num_steps,
-            report.num_tokens,
-            driver.round_trip_s if driver else 0.0,
-            report.execute_s,
-            report.collective_s,
-        )
-
-
 def decode(subject: Subject, vocab_size: int, num_tokens: int, seed: int) -> dict[str, float]:
     """Figures of the steps in which every sequence decodes."""
     rng, engine = random.Random(seed), subject.built.engine
@@ -113,24 +111,29 @@ def decode(subject: Subject, vocab_size: int, num_tokens: int, seed: int) -> dic
         engine.add(GenerationRequest(name, "model", prompt, sampling))
     while waiting:
         waiting -= {output.request_id for output in engine.step() if output.deltas}
-    first = last = Moment.of(subject)
-    is_full = True
+    if subject.driver:
+        subject.driver.steps.clear()
+    first_token, times_s = engine.report().num_tokens, [time.perf_counter()]
+    has_ended, last_token = False, first_token
     while engine.has_work:
         outputs = engine.step()
-        is_full = is_full and not any(output.is_last for output in outputs)
-        if is_full:
-            last = Moment.of(subject)
-    num_steps, elapsed_s = last.num_steps - first.num_steps, last.time_s - first.time_s
-    execute_s = last.execute_s - first.execute_s
-    collective_s = last.collective_s - first.collective_s
-    control_s = last.round_trip_s - first.round_trip_s - execute_s
-    return {
-        "tokens_per_s": (last.num_tokens - first.num_tokens) / elapsed_s,
-        "step_ms": elapsed_s / num_steps * 1e3,
-        "control_us_a_step": control_s / num_steps * 1e6,
-        "collectives_us_a_step": collective_s / num_steps * 1e6,
-        "overhead_share": (control_s + collective_s) / elapsed_s,
+        has_ended = has_ended or any(output.is_last for output in outputs)
+        if not has_ended:
+            times_s.append(time.perf_counter())
+            last_token = engine.report().num_tokens
+    step_s = statistics.median(b - a for a, b in pairwise(times_s))
+    figures = {
+        "tokens_per_s": (last_token - first_token) / (times_s[-1] - times_s[0]),
+        "step_ms": step_s * 1e3,
     }
+    if subject.driver and subject.driver.num_batches == 1:
+        steps = subject.driver.steps[: len(times_s) - 1]
+        control_s = statistics.median(step.round_trip_s - step.execute_s for step in steps)
+        collective_s = statistics.median(step.collective_s for step in steps)
+        figures["control_us"] = control_s * 1e6
+        figures["collectives_us"] = collective_s * 1e6
+        figures["overhead_share"] = (control_s + collective_s) / step_s
+    return figures
 
 
 def cpu_s(pids: list[int]) -> float:
