@@ -52,6 +52,12 @@ RAY_PORT = 6379
 ROUTER_PORT = 50051
 RECOVERY_S = 120.0
 ORPHANED_S = 10.0
+# As in deploy/: by default Ray counts a node as dead after some fourteen seconds.
+HEALTH_CHECKS = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 LIMITS = ["--object-store-memory", "100000000", "--block"]
 
@@ -114,6 +120,7 @@ class Hosts:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
+            **HEALTH_CHECKS,
         }
         self.head, *self.workers = (
             Host(network, number, self._shared, folder / f"host{number}") for number in range(1, 5)
