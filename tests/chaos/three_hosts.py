@@ -14,8 +14,6 @@ import argparse
 import asyncio
 import json
 import os
-import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +38,8 @@ from fabric.core.sampling import SamplingParams  # noqa: E402
 from fabric.engine.build import build_engine  # noqa: E402
 from fabric.engine.offline import generate  # noqa: E402
 from tests.chaos.hosts import Host, Network  # noqa: E402
-from tests.e2e.live_fabric import descendants, wait_until_idle  # noqa: E402
+from tests.chaos.ray_hosts import RAY_PORT, Hosts  # noqa: E402
+from tests.e2e.live_fabric import wait_until_idle  # noqa: E402
 
 MODELS = {
     "stories": str(ROOT.parent / "shared/data/models/stories260K"),
@@ -48,18 +47,9 @@ MODELS = {
 }
 PROMPTS = ("Once upon a time", "The dog", "One day Lily", "In the park")
 NUM_TOKENS = 48
-RAY_PORT = 6379
 ROUTER_PORT = 50051
 RECOVERY_S = 120.0
 ORPHANED_S = 10.0
-# As in deploy/: by default Ray counts a node as dead after some fourteen seconds.
-HEALTH_CHECKS = {
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-}
-RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-LIMITS = ["--object-store-memory", "100000000", "--block"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ class Loss:
     num_orphans: int
 
 
-def make_config(model: str, folder: Path) -> dict[str, object]:
+def make_config(model: str) -> dict[str, object]:
     group = {
         "name": "gang",
         "models": [model],
@@ -105,62 +95,6 @@ def expected_tokens(tree: dict[str, object]) -> dict[str, list[int]]:
     return tokens
 
 
-class Hosts:
-    """A Ray node on each of four hosts; the first is the head."""
-
-    def __init__(self, network: Network, folder: Path, num_devices: int) -> None:
-        self._folder = folder
-        self._num_devices = num_devices
-        # Of a length that leaves room for the names of sockets.
-        self._shared = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_worker_niceness": "0",
-            **HEALTH_CHECKS,
-        }
-        self.head, *self.workers = (
-            Host(network, number, self._shared, folder / f"host{number}") for number in range(1, 5)
-        )
-
-    def start(self, host: Host) -> None:
-        """Start a Ray node on a host."""
-        command = [*RAY, "start", "--node-ip-address", host.address, *LIMITS]
-        if host is self.head:
-            command += ["--head", "--port", str(RAY_PORT), "--temp-dir", str(self._shared)]
-            command += ["--include-dashboard", "false", "--num-cpus", "0"]
-        else:
-            command += ["--address", f"{self.head.address}:{RAY_PORT}", "--num-cpus", "2"]
-            command += ["--resources", json.dumps({"device": self._num_devices})]
-        host.start(command, self.environment, self._folder / f"{host.address}.log")
-
-    def stop(self) -> None:
-        """End all hosts."""
-        for host in (self.head, *self.workers):
-            host.power_off()
-        shutil.rmtree(self._shared)
-
-    def shards(self) -> dict[int, Host]:
-        """Process ids of workers, and where they are."""
-        return {pid: host for host in self.workers for pid in find(host, b"ShardActor")}
-
-    def driver(self) -> Host:
-        """Where the gang's driver is."""
-        (host,) = (host for host in self.workers if find(host, b"group-gang"))
-        return host
-
-
-def find(host: Host, name: bytes) -> list[int]:
-    """Process ids of actors on a host; none on one that is off."""
-    if not host.is_on:
-        return []
-    pids = sorted(descendants(host.first_pid))
-    return [pid for pid in pids if name in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
 @contextmanager
 def served(hosts: Hosts, tree: dict[str, object], folder: Path) -> Iterator[str]:
     """`fabric serve` on the head."""
@@ -174,7 +108,7 @@ def served(hosts: Hosts, tree: dict[str, object], folder: Path) -> Iterator[str]
         line = process.stdout.readline()
         assert " at " in line, line
         yield f"{hosts.head.address}:{ROUTER_PORT}"
-        for pid in descendants(process.pid) & _children(process.pid):
+        for pid in _children(process.pid):
             os.kill(pid, signal.SIGTERM)
         process.wait(timeout=60)
 
@@ -284,7 +218,7 @@ def main() -> None:
         stack.callback(hosts.stop)
         for host in (hosts.head, *hosts.workers):
             hosts.start(host)
-        tree = make_config(arguments.model, folder)
+        tree = make_config(arguments.model)
         with served(hosts, tree, folder) as target:
             losses = asyncio.run(run(hosts, target, tree))
         num_left = num_orphans(hosts, set(hosts.shards()))
