@@ -6,6 +6,7 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fabric.core.errors import (
@@ -36,6 +37,8 @@ from fabric.rpc.secret import NONCE_BYTES, Role, new_nonce, prove
 from fabric.scheduler.output import SchedulerOutput, StepResult
 
 GREETING_TIMEOUT_S = 5.0
+JOIN_POLL_S = 0.5
+FRAME_TIMEOUT_S = 2.0
 WATCH_PERIOD_S = 0.2
 # What a worker may fail with before the gang exists that the user can put right.
 START_ERRORS: dict[str, type[FabricError]] = {
@@ -110,8 +113,11 @@ class GangExecutor:
         """Where workers find each other."""
         return self._rendezvous.address
 
-    def begin(self) -> None:
+    def begin(self, has_ended: Callable[[], bool]) -> None:
         """Wait until all workers have joined and loaded, and agree on the number of blocks.
+
+        Args:
+            has_ended: Whether a worker has ended, so that waiting for it is vain.
 
         Raises:
             ConfigError: The model can't be cut so, or a device has too little memory.
@@ -122,13 +128,15 @@ class GangExecutor:
         deadline = time.monotonic() + self._settings.load_timeout_s
         try:
             while len(self._links) < self._settings.num_ranks:
-                self._accept(deadline)
+                self._accept(deadline, has_ended)
             loaded = self._wait_until_loaded(deadline)
         except (OSError, ProtocolError) as error:
             raise GroupError(f"a shard worker did not start: {error}") from error
         self.card, self.defaults = loaded[0].card, loaded[0].defaults
         self.num_blocks = min(item.num_blocks for item in loaded)
         for link in self._links.values():
+            # From now on a worker that stops in the middle of a frame is lost.
+            link.set_timeout(FRAME_TIMEOUT_S)
             link.send(Begin(self.num_blocks))
         self._watcher.start()
 
@@ -172,10 +180,15 @@ class GangExecutor:
         self._listener.close()
         self._rendezvous.close()
 
-    def _accept(self, deadline: float) -> None:
-        """Let one worker join; one that can't prove itself is turned away."""
-        self._listener.settimeout(max(0.0, deadline - time.monotonic()))
-        connection, _ = self._listener.accept()
+    def _accept(self, deadline: float, has_ended: Callable[[], bool]) -> None:
+        """Let one worker join, if one comes soon; one that can't prove itself is turned away."""
+        self._listener.settimeout(JOIN_POLL_S)
+        try:
+            connection, _ = self._listener.accept()
+        except TimeoutError:
+            if has_ended() or time.monotonic() > deadline:
+                raise
+            return
         connection.settimeout(GREETING_TIMEOUT_S)
         link, nonce = ShardLink(connection), new_nonce()
         try:

@@ -101,6 +101,10 @@ class ShardLink:
         """For selectors."""
         return self._connection.fileno()
 
+    def set_timeout(self, timeout_s: float) -> None:
+        """How long a frame that has begun may take, sent or received; then it is an OSError."""
+        self._connection.settimeout(timeout_s)
+
     def encode(self, frame: ShardFrame) -> bytes:
         """A frame's bytes, which may be sent to several workers."""
         return self._framing.encode(frame)

@@ -23,6 +23,10 @@ class ShardHost(Protocol):
         """Start a worker that runs ``run_shard``, and return at once."""
         ...
 
+    def has_ended(self) -> bool:
+        """Whether a worker that was started has ended."""
+        ...
+
     def stop(self) -> None:
         """End all workers, whatever they are doing."""
         ...
@@ -60,6 +64,10 @@ class ProcessShardHost:
         process = self._context.Process(target=run_shard, args=(settings,), daemon=True)
         process.start()
         self._processes.append(process)
+
+    def has_ended(self) -> bool:
+        """Whether a process is gone."""
+        return self.num_alive < len(self._processes)
 
     def stop(self) -> None:
         """Kill the processes that still run."""
@@ -111,7 +119,7 @@ def start_gang(
                     layer_split=settings.layer_split,
                 )
             )
-        executor.begin()
+        executor.begin(host.has_ended)
     except BaseException:
         executor.close()
         host.stop()

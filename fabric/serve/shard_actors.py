@@ -82,6 +82,7 @@ class RayShardHost:
         self._resources = device_bundle(group)
         self._log_level = log_level
         self._actors: list[Any] = []
+        self._runs: list[Any] = []
         placement = ray.util.get_current_placement_group()
         assert placement is not None
         self._placement = placement
@@ -107,8 +108,12 @@ class RayShardHost:
             ),
         }
         actor: Any = ray.remote(ShardActor).options(**options).remote()
-        actor.run.remote(settings, self._log_level)
+        self._runs.append(actor.run.remote(settings, self._log_level))
         self._actors.append(actor)
+
+    def has_ended(self) -> bool:
+        """Whether an actor's run is over, however it ended."""
+        return bool(ray.wait(self._runs, timeout=0)[0])
 
     def stop(self) -> None:
         """Kill the actors."""

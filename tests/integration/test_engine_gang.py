@@ -8,13 +8,20 @@ from pathlib import Path
 import pytest
 
 from fabric.core.clock import VirtualClock
-from fabric.core.errors import ConfigError, DeadlineExceeded, RequestCancelled, SourceError
+from fabric.core.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    GroupError,
+    RequestCancelled,
+    SourceError,
+)
 from fabric.core.plan import ParallelConfig
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import Generated, generate
 from fabric.engine.settings import EngineSettings
 from fabric.engine.shard_host import ProcessShardHost, start_gang
+from fabric.engine.shard_worker import ShardSettings
 from fabric.scheduler.scheduler import SchedulerConfig
 from tests.integration.gang_world import (
     PROMPTS,
@@ -202,5 +209,17 @@ def test_a_source_that_is_missing_is_named(settings: EngineSettings) -> None:
     cut = dataclasses.replace(settings, worker=worker, parallel=ParallelConfig(1, 2))
     host = ProcessShardHost(cut.parallel)
     with pytest.raises(SourceError, match="/nowhere/at/all"):
+        start_gang(cut, host)
+    assert host.num_alive == 0
+
+
+def test_a_worker_that_ends_before_it_joins_is_noticed_at_once(settings: EngineSettings) -> None:
+    class StillbornHost(ProcessShardHost):
+        def start(self, settings: ShardSettings) -> None:
+            super().start(dataclasses.replace(settings, driver=("127.0.0.1", 1)))
+
+    cut = dataclasses.replace(settings, parallel=ParallelConfig(tensor=2))
+    host = StillbornHost(cut.parallel)
+    with pytest.raises(GroupError, match="did not start"):
         start_gang(cut, host)
     assert host.num_alive == 0

@@ -64,7 +64,7 @@ def start_workers(num_workers: int, stack: ExitStack) -> GangExecutor:
         process.start()
         stack.callback(process.join)
     stack.callback(gang.close)
-    gang.begin()
+    gang.begin(lambda: False)
     return gang
 
 
