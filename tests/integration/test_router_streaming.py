@@ -120,7 +120,8 @@ async def test_a_deadline_reaches_the_engine_and_ends_the_call():
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         timeout_s = engine.submitted[0].timeout_s
         assert timeout_s is not None
-        assert 0 < timeout_s <= 0.3
+        # gRPC rounds a deadline to its next tick.
+        assert 0 < timeout_s < 0.31
         await cancelled_id(world.groups[0])
         assert world.router.num_inflight == 0
 
