@@ -20,6 +20,7 @@ from fabric.rpc.frames import (
     FrameCodec,
     Goodbye,
     Hello,
+    Ping,
     Report,
     Step,
     StreamOutput,
@@ -119,6 +120,8 @@ class _Session:
                 self._cancel(stream)
             case Drain():
                 self._shared.drain()
+            case Ping():
+                pass
             case Goodbye(reason):
                 self.close(reason)
             case _:

@@ -100,13 +100,14 @@ class GroupLink:
 
     async def _stay_connected(self) -> None:
         backoff_s = self._options.min_backoff_s
+        now = asyncio.get_running_loop().time
         while True:
+            dialled_s = now()
             connection = Connection(self.address, self._options, self._on_change)
             try:
                 await self._dial(connection)
                 self._connection = connection
                 self._on_change()
-                backoff_s = self._options.min_backoff_s
                 await connection.wait_closed(self._options.silence_s)
             except (OSError, TimeoutError, ProtocolError) as error:
                 logger.debug("device group %s: %s", self.address.name, error)
@@ -114,6 +115,9 @@ class GroupLink:
                 connection.abort("the router gives the connection up")
                 self._connection = None
                 self._on_change()
+            if now() - dialled_s > self._options.max_backoff_s:
+                # It stood for a while: not a group that greets us and then fails each time.
+                backoff_s = self._options.min_backoff_s
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, self._options.max_backoff_s)
 

@@ -2,7 +2,7 @@
 
 A frame is four bytes of length, big endian, and a msgpack array [kind, body]. The server speaks
 first: Challenge, then the router's Hello, then Welcome; from then on the router sends Submit,
-Cancel and Drain, and the group one Step for each engine step that has something for this
+Cancel, Drain and Ping, and the group one Step for each engine step that has something for this
 router, and a Report now and then.
 """
 
@@ -119,7 +119,12 @@ class Goodbye:
     reason: str
 
 
-Frame = Challenge | Hello | Welcome | Submit | Cancel | Step | Report | Drain | Goodbye
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """From the router, several times a second: bytes that a lost host doesn't acknowledge."""
+
+
+Frame = Challenge | Hello | Welcome | Submit | Cancel | Step | Report | Drain | Goodbye | Ping
 
 
 KINDS: tuple[type[Frame], ...] = (
@@ -132,6 +137,7 @@ KINDS: tuple[type[Frame], ...] = (
     Report,
     Drain,
     Goodbye,
+    Ping,
 )
 
 

@@ -3,8 +3,9 @@
 import socket
 from typing import Protocol
 
-# Probed after a second of silence, given up within two: the kernel answers however busy its
-# processes are, so a frozen one is not noticed here.
+# Given up when what was sent isn't acknowledged for 1.5 seconds; where nothing is sent, probed
+# after a second of silence and given up within two. The kernel answers however busy its processes
+# are, so a frozen one is not noticed here.
 OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),

@@ -34,6 +34,7 @@ from fabric.rpc.frames import (
     FrameCodec,
     Goodbye,
     Hello,
+    Ping,
     Report,
     Step,
     StreamOutput,
@@ -58,6 +59,7 @@ FRAMES = [
     Step(7, (StreamOutput(3, (), None, None, Failure("Overloaded", "full", (), 1.0)),)),
     Report(7, LoadReport(1, 2, stalled_s=0.5)),
     Drain(7),
+    Ping(),
     Goodbye("enough"),
 ]
 CODEC = FrameCodec()
