@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
 SLO_METRICS = ("ttft", "tpot", "e2el")
@@ -93,8 +94,16 @@ def throughput(records: Sequence[RequestRecord], duration_s: float) -> dict[str,
         "request_throughput": len(completed) / duration_s,
         "output_throughput": num_output / duration_s,
         "total_token_throughput": (num_input + num_output) / duration_s,
+        "max_concurrent_requests": most_at_once(records),
         "preemptions": sum(record.num_preemptions for record in records),
     }
+
+
+def most_at_once(records: Sequence[RequestRecord]) -> int:
+    """The largest number of completed requests that were under way at one time."""
+    spans = [(r.arrival_s, r.arrival_s + r.e2e_s) for r in records if r.is_completed]
+    changes = sorted([(end, -1) for _, end in spans] + [(start, 1) for start, _ in spans])
+    return max(accumulate((change for _, change in changes), initial=0))
 
 
 def goodput(

@@ -3,7 +3,11 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from fabric.client import AsyncClient, Generation, SequenceDelta
@@ -14,6 +18,57 @@ PROMPTS = tuple(
     for start in ("Once upon a time", "One day", "The dog", "In the park")
     for name in ("Lily", "Tom", "Ben", "Sue")
 )
+
+
+# Two stages of two tensor ranks, on devices that are resources of Ray.
+GANG = """
+models:
+  - {{id: {model}, source: {source}, dtype: float32}}
+groups:
+  - name: gang
+    models: [{model}]
+    parallel: {{pipeline: 2, tensor: 2}}
+    kv_cache: 4MB
+    max_num_seqs: 16
+    num_threads: 1
+    resources: {{device: 1}}
+    num_cpus: 0.5
+router: {{port: 0}}
+ray: {ray}
+cache_dir: {cache}
+"""
+
+
+@contextmanager
+def serving_gang(
+    folder: Path, source: Path, ray: str, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, int]]:
+    """Run `fabric serve` with GANG in a process of its own.
+
+    Args:
+        folder: For the configuration and the cache.
+        source: The model's folder.
+        ray: The configuration's ray section, in YAML.
+        environment: The process's; None: this one's.
+
+    Yields:
+        The router's address, and the process id.
+    """
+    config = folder / "gang.yaml"
+    config.write_text(GANG.format(model=MODEL, source=source, cache=folder, ray=ray))
+    command = [sys.executable, "-c", "from fabric.cli import main; main()", "serve", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert " at " in line, line
+        yield line.split(" at ")[1].split(";")[0].split()[0], process.pid
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def shard_pids(root: int) -> list[int]:
+    """Process ids of the shard actors below a process: `fabric serve`, or a node's raylet."""
+    return [pid for pid in descendants(root) if b"ShardActor" in _read(pid, "cmdline")]
 
 
 async def collect(client: AsyncClient, prompt: str, **options: float) -> Generation:

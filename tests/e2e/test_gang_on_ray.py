@@ -4,8 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +12,11 @@ import pytest
 
 from fabric.client import AsyncClient, GroupState, Unavailable
 from tests.e2e.live_fabric import (
-    MODEL,
     PROMPTS,
     cancel_after,
     collect,
-    descendants,
+    serving_gang,
+    shard_pids,
     wait_until_idle,
 )
 
@@ -26,22 +24,6 @@ logger = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
-CONFIG = """
-models:
-  - {{id: {model}, source: {source}, dtype: float32}}
-groups:
-  - name: gang
-    models: [{model}]
-    parallel: {{pipeline: 2, tensor: 2}}
-    kv_cache: 4MB
-    max_num_seqs: 16
-    num_threads: 1
-    resources: {{device: 1}}
-    num_cpus: 0.5
-router: {{port: 0}}
-ray: {{resources: {{device: 4}}}}
-cache_dir: {cache}
-"""
 DETECTED_S = 3.0
 RECOVERY_S = 90.0
 
@@ -52,25 +34,8 @@ def served(
 ) -> Iterator[tuple[str, int]]:
     """The address of a served gang, and the process id of `fabric serve`."""
     folder = tmp_path_factory.mktemp("gang")
-    config = folder / "gang.yaml"
-    config.write_text(CONFIG.format(model=MODEL, source=stories_path, cache=folder))
-    command = [sys.executable, "-c", "from fabric.cli import main; main()", "serve", str(config)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " at " in line, line
-        yield line.split(" at ")[1].split(";")[0].split()[0], process.pid
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-
-
-def shard_pids(served_pid: int) -> list[int]:
-    """Process ids of the gang's shard actors."""
-    return [
-        pid
-        for pid in descendants(served_pid)
-        if b"ShardActor" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    with serving_gang(folder, stories_path, "{resources: {device: 4}}") as gang:
+        yield gang
 
 
 async def wait_for_new_gang(client: AsyncClient, epoch: int) -> None:

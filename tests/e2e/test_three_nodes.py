@@ -2,9 +2,6 @@
 
 import asyncio
 import logging
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +10,11 @@ import pytest
 
 from fabric.client import AsyncClient, GroupState, GroupStatus, RetryPolicy, Unavailable
 from tests.e2e.live_fabric import (
-    MODEL,
     PROMPTS,
     cancel_after,
     collect,
-    descendants,
+    serving_gang,
+    shard_pids,
     wait_until_idle,
 )
 from tests.e2e.ray_nodes import RayNodes
@@ -26,22 +23,6 @@ logger = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
-CONFIG = """
-models:
-  - {{id: {model}, source: {source}, dtype: float32}}
-groups:
-  - name: gang
-    models: [{model}]
-    parallel: {{pipeline: 2, tensor: 2}}
-    kv_cache: 4MB
-    max_num_seqs: 16
-    num_threads: 1
-    resources: {{device: 1}}
-    num_cpus: 0.5
-router: {{port: 0}}
-ray: {{address: "{address}"}}
-cache_dir: {cache}
-"""
 DETECTED_S = 3.0
 RECOVERY_S = 120.0
 
@@ -61,29 +42,9 @@ def served(
 ) -> Iterator[str]:
     """The address of a served gang."""
     folder = tmp_path_factory.mktemp("nodes")
-    config = folder / "gang.yaml"
-    config.write_text(
-        CONFIG.format(model=MODEL, source=stories_path, cache=folder, address=nodes.address)
-    )
-    command = [sys.executable, "-c", "from fabric.cli import main; main()", "serve", str(config)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=nodes.environment
-    ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " at " in line, line
-        yield line.split(" at ")[1].split(";")[0].split()[0]
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-
-
-def shard_pids(raylet: int) -> list[int]:
-    """Process ids of the shard actors on a node."""
-    return [
-        pid
-        for pid in descendants(raylet)
-        if b"ShardActor" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    ray = f'{{address: "{nodes.address}"}}'
+    with serving_gang(folder, stories_path, ray, nodes.environment) as (address, _):
+        yield address
 
 
 async def state_of_gang(client: AsyncClient, state: GroupState, epoch: int = 0) -> GroupStatus:

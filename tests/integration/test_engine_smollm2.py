@@ -108,17 +108,29 @@ def test_batched_output_equals_that_of_each_request_alone(
         assert tokens(generate(built.engine, requests(prompts))) == alone
 
 
+def generate_preempted(built: BuiltEngine, pending: list[GenerationRequest]) -> list[list[int]]:
+    """Preempt every running request after every step."""
+    results = {request.request_id: Generated() for request in pending}
+    for request in pending:
+        built.engine.add(request)
+    while built.engine.has_work:
+        for output in built.engine.step():
+            results[output.request_id].append(output)
+        for request in pending:
+            built.scheduler.preempt(request.request_id)
+    return tokens(results)
+
+
 def test_preempting_everything_at_every_step_changes_no_token(
+    smollm2_local: LocalModel, prompts: list[list[int]], alone: list[list[int]]
+) -> None:
+    built = build(smollm2_local, chunk=512, block_size=16, prefix_cache=True)
+    assert generate_preempted(built, requests(prompts)) == alone
+
+
+def test_recomputing_whole_prompts_at_every_step_changes_no_token(
     engine: BuiltEngine, prompts: list[list[int]], alone: list[list[int]]
 ) -> None:
     num_tokens = 8
-    pending = requests(prompts[:4], num_tokens)
-    results = {request.request_id: Generated() for request in pending}
-    for request in pending:
-        engine.engine.add(request)
-    while engine.engine.has_work:
-        for output in engine.engine.step():
-            results[output.request_id].append(output)
-        for request in pending:
-            engine.scheduler.preempt(request.request_id)
-    assert tokens(results) == [ours[:num_tokens] for ours in alone[:4]]
+    preempted = generate_preempted(engine, requests(prompts[:4], num_tokens))
+    assert preempted == [ours[:num_tokens] for ours in alone[:4]]

@@ -146,7 +146,7 @@ async def serve_router(source_port: int) -> None:
 
 
 def _no_tokenizer(path: Path) -> Any:
-    raise NotImplementedError("prompts are sent as token ids here")
+    raise AssertionError("prompts are sent as token ids here")
 
 
 async def _announce(port: int) -> None:

@@ -8,6 +8,7 @@ from fabric.cli.bench_metrics import (
     RequestRecord,
     goodput,
     latency_summary,
+    most_at_once,
     percentile,
     summarize,
     throughput,
@@ -107,3 +108,10 @@ def test_the_table_is_aligned():
     assert {len(line) for line in lines} == {52}
     assert "Serving Benchmark Result" in lines[0]
     assert not any("goodput" in line for line in lines)
+
+
+def test_the_most_requests_at_once_are_those_whose_times_overlap():
+    # FAST ends before SLOW begins; SHORT begins when SLOW ends.
+    assert most_at_once([FAST, SLOW, SHORT, FAILED]) == 1
+    assert most_at_once([FAST, FAST, SLOW]) == 2
+    assert most_at_once([]) == 0
