@@ -18,12 +18,25 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Objectives:
+    """How fast a request should be served, in seconds after its arrival; None: no objective.
+
+    ``ttft_s``: to the first token, ``tpot_s``: for each one after it, ``e2e_s``: to the last.
+    """
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One generation asked for, tokenized and validated.
 
     ``timeout_s`` is what was left of the client's deadline when the request was handed over, so
     that no two clocks are compared. ``priority``: lower runs first. Requests with different
-    ``cache_salt`` never share prefix-cache blocks.
+    ``cache_salt`` never share prefix-cache blocks. ``expected_tokens`` is the client's guess at
+    the length of the output; it changes the order of service only.
     """
 
     request_id: str
@@ -33,6 +46,9 @@ class GenerationRequest:
     timeout_s: float | None = None
     priority: int = 0
     cache_salt: str = ""
+    tenant: str = ""
+    objectives: Objectives = Objectives()
+    expected_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,8 @@ class Usage:
 class Timing:
     """Where a request's time went, in seconds on the device group's clock.
 
+    ``swapped_s`` is the part of it in which its KV was off the device or on its way;
+    ``swapped_bytes`` were copied for it, both ways, and ``recomputed_tokens`` computed again.
     ``group`` names the device group; the router fills it in.
     """
 
@@ -100,6 +118,9 @@ class Timing:
     decode_s: float = 0.0
     e2e_s: float = 0.0
     num_preemptions: int = 0
+    swapped_s: float = 0.0
+    swapped_bytes: int = 0
+    recomputed_tokens: int = 0
     group: str = ""
 
 
@@ -127,6 +148,11 @@ class LoadReport:
     they show whether the engine makes progress. ``stalled_s`` is how long there has been work
     without progress.
 
+    ``num_swapped`` requests have their KV off the device or on its way; ``num_host_blocks`` and
+    ``num_disk_blocks`` hold it. ``swapped_out_bytes`` and ``swapped_in_bytes`` were moved so far,
+    ``num_failed_transfers`` ended in recomputation, ``num_recomputed_tokens`` were computed again,
+    and in ``stall_s`` nothing could run because of copies under way.
+
     The last six grow too, and stay 0 for a group of one device: bytes of iterations sent to all
     shard workers, and the driver's seconds for it; then, as the rank that samples sees it, seconds
     in iterations, calls and bytes of its groups' operations, and seconds in these, which wait for
@@ -144,6 +170,15 @@ class LoadReport:
     prefix_hit_tokens: int = 0
     prefix_query_tokens: int = 0
     stalled_s: float = 0.0
+    policy: str = ""
+    num_swapped: int = 0
+    num_host_blocks: int = 0
+    num_disk_blocks: int = 0
+    swapped_out_bytes: int = 0
+    swapped_in_bytes: int = 0
+    num_failed_transfers: int = 0
+    num_recomputed_tokens: int = 0
+    stall_s: float = 0.0
     control_bytes: int = 0
     control_s: float = 0.0
     execute_s: float = 0.0

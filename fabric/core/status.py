@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from fabric.core.request import LoadReport, ModelCard
+from fabric.core.request import LoadReport, ModelCard, Timing
 
 
 class GroupState(StrEnum):
@@ -47,6 +47,44 @@ class GroupStatus:
     models: tuple[str, ...] = ()
     load: LoadReport = field(default_factory=LoadReport)
     reason: str = ""
+
+
+class RequestPhase(StrEnum):
+    """What a request that has not ended is doing."""
+
+    WAITING = "waiting"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    PAUSED = "paused"
+    SWAPPING_OUT = "swapping_out"
+    SWAPPED = "swapped"
+    SWAPPING_IN = "swapping_in"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStatus:
+    """Where a live request is, why it was preempted, and what that has cost.
+
+    ``rank`` is its place in the policy's order, the lowest first, and ``level`` its queue, where
+    the policy has queues. ``num_blocks`` are on the device, ``num_parked_blocks`` in ``tier``.
+    A paused one has its KV on the device, but others go first. ``last_preemption`` says why it
+    last had to give way, and to whom.
+    """
+
+    request_id: str
+    model: str
+    phase: RequestPhase
+    tenant: str = ""
+    priority: int = 0
+    rank: tuple[float, ...] = ()
+    level: int | None = None
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_blocks: int = 0
+    num_parked_blocks: int = 0
+    tier: str = ""
+    last_preemption: str = ""
+    timing: Timing = field(default_factory=Timing)
 
 
 @dataclass(frozen=True, slots=True)

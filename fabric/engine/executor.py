@@ -7,6 +7,7 @@ from typing import Protocol
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
 from fabric.engine.worker import Worker
+from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
 from fabric.scheduler.output import SchedulerOutput, StepResult
 
 
@@ -64,6 +65,29 @@ class Executor(Protocol):
         """
         ...
 
+    @property
+    def space(self) -> ParkingSpace:
+        """Where every worker can park blocks."""
+        ...
+
+    def move(self, orders: BlockOrders) -> None:
+        """Make every worker poison blocks and begin transfers, after the iterations in flight.
+
+        Raises:
+            GroupError: The workers can't go on.
+        """
+        ...
+
+    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
+        """The transfers that all workers have finished since the last call.
+
+        With ``timeout_s``, wait so long for the first of them.
+
+        Raises:
+            GroupError: The workers can't go on.
+        """
+        ...
+
     def close(self) -> None:
         """End the workers."""
         ...
@@ -83,6 +107,7 @@ class LocalExecutor:
     num_batches = 1
     failure = None
     costs = ExecutorCosts()
+    space = ParkingSpace()
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -95,6 +120,13 @@ class LocalExecutor:
     def collect(self) -> StepResult:
         """What the iteration sampled."""
         return self._results.popleft()
+
+    def move(self, orders: BlockOrders) -> None:
+        """Nothing moves yet."""
+
+    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
+        """Nothing moves yet."""
+        return []
 
     def close(self) -> None:
         """Nothing is to be ended."""

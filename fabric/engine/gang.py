@@ -32,6 +32,7 @@ from fabric.engine.shard_frames import (
     Run,
     ShardLink,
 )
+from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
 from fabric.parallel.rendezvous_server import RendezvousServer
 from fabric.rpc.secret import NONCE_BYTES, Role, new_nonce, prove
 from fabric.scheduler.output import SchedulerOutput, StepResult
@@ -169,6 +170,18 @@ class GangExecutor:
             ran.collective_s,
         )
         return ran.result
+
+    @property
+    def space(self) -> ParkingSpace:
+        """Where every worker can park blocks."""
+        return ParkingSpace()
+
+    def move(self, orders: BlockOrders) -> None:
+        """Nothing moves yet."""
+
+    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
+        """Nothing moves yet."""
+        return []
 
     def close(self) -> None:
         """Close all connections; workers end when theirs is closed."""

@@ -9,6 +9,27 @@ from fabric.scheduler.scheduler import SchedulerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParkingSettings:
+    """Where a worker's KV blocks go when they leave the device, and how.
+
+    ``host_bytes`` of host memory and ``disk_bytes`` of one file below ``disk_dir`` (None: the
+    system's folder for temporary files), 0 for none. With ``keep``, the host memory belongs to a
+    process of its own, so that it outlives the worker. ``debug`` checks every block's digest
+    after its way back and poisons freed blocks. ``max_bytes_per_s`` slows copies down, and
+    ``delay_s`` holds each transfer up: emulation and tests.
+    """
+
+    host_bytes: int = 0
+    disk_bytes: int = 0
+    disk_dir: Path | None = None
+    keep: bool = False
+    debug: bool = False
+    num_copy_threads: int = 1
+    max_bytes_per_s: float | None = None
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """What one worker loads and how much memory it takes.
 
@@ -26,6 +47,7 @@ class WorkerSettings:
     block_size: int = 16
     num_threads: int | None = None
     backend: str | None = None
+    parking: ParkingSettings = field(default_factory=ParkingSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

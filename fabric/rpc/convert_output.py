@@ -213,7 +213,7 @@ def timing_from_proto(message: pb.Timing) -> Timing:
         seconds(message.decode),
         seconds(message.e2e),
         message.preemptions,
-        message.group,
+        group=message.group,
     )
 
 

@@ -51,7 +51,7 @@ class RequestPool:
         sequence.num_samples = source.sampling.n
         self.requests[source.request_id] = request
         self.deadlines.push(request)
-        self._enroll(sequence)
+        self._enroll(sequence, now)
         self.waiting.push(sequence)
 
     def admit(self, sequence: SequenceState, cached: list[int]) -> None:
@@ -78,13 +78,13 @@ class RequestPool:
         self.num_preemptions += 1
         self.waiting.push(sequence)
 
-    def fork(self, parent: SequenceState) -> list[SequenceState]:
+    def fork(self, parent: SequenceState, now: float) -> list[SequenceState]:
         """Make the siblings of a sequence that has computed its prompt; they don't run yet."""
         self.num_slots -= parent.num_samples - 1
         children = [parent.fork(self._next_key(), i) for i in range(1, parent.num_samples)]
         parent.num_samples = 1
         for child in children:
-            self._enroll(child)
+            self._enroll(child, now)
         return children
 
     def run_fork(self, parent: SequenceState, child: SequenceState) -> None:
@@ -112,8 +112,8 @@ class RequestPool:
         self._num_keys += 1
         return self._num_keys
 
-    def _enroll(self, sequence: SequenceState) -> None:
-        sequence.rank = self._policy.rank(sequence)
+    def _enroll(self, sequence: SequenceState, now: float) -> None:
+        sequence.rank = self._policy.enroll(sequence, now)
         sequence.request.sequences[sequence.index] = sequence
         self.sequences[sequence.key] = sequence
 

@@ -229,7 +229,7 @@ class Scheduler:
             if allocation is not None:
                 plan.add(sequence, num_new_tokens, allocation)
                 return
-            victim = self._policy.victim(self._pool.running)
+            victim = self._pool.running[-1]
             plan.drop(victim.key)
             self._pool.preempt(victim)
             if victim is sequence:
@@ -283,7 +283,7 @@ class Scheduler:
         self, parent: SequenceState, sample: SampledTokens, now: float
     ) -> list[SequenceUpdate]:
         """Give each sibling its first token; those that go on share the parent's blocks."""
-        family = [parent, *self._pool.fork(parent)]
+        family = [parent, *self._pool.fork(parent, now)]
         updates = [self._append(sequence, sample, i) for i, sequence in enumerate(family)]
         ends = [update.finish_reason is not None for update in updates]
         for child, has_ended in zip(family[1:], ends[1:], strict=True):
