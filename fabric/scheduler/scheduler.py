@@ -1,6 +1,7 @@
 """What to compute in each iteration, and what becomes of the tokens that it gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from fabric.core.errors import (
     ConfigError,
@@ -25,6 +26,7 @@ from fabric.scheduler.output import (
     StepResult,
 )
 from fabric.scheduler.plan import StepPlan
+from fabric.scheduler.policies import PolicyConfig
 from fabric.scheduler.policy import FCFS, Policy
 from fabric.scheduler.request import SequenceState, SequenceStatus
 from fabric.scheduler.request_pool import RequestPool
@@ -39,7 +41,9 @@ class SchedulerConfig:
     iteration, ``max_num_waiting`` the queue, ``max_model_len`` prompt and output together;
     ``watermark`` is the share of blocks that admission leaves free for those that run.
     ``num_batches`` iterations may be in flight, one for each pipeline stage; the running
-    sequences are shared out among them.
+    sequences are shared out among them. ``policy`` says who goes first. ``swap`` is when blocks
+    move off the device, if there is where to, and ``preemption`` what becomes of a victim; a
+    transfer that takes longer than ``transfer_timeout_s`` counts as failed.
     """
 
     max_num_seqs: int = 64
@@ -48,6 +52,10 @@ class SchedulerConfig:
     watermark: float = 0.01
     max_model_len: int = 2048
     num_batches: int = 1
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    swap: Literal["proactive", "on_demand", "blocking"] = "on_demand"
+    preemption: Literal["auto", "swap", "recompute"] = "auto"
+    transfer_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_waiting", "max_model_len", "num_batches"):
@@ -58,6 +66,8 @@ class SchedulerConfig:
                 f"max_num_batched_tokens is {self.max_num_batched_tokens}; each of max_num_seqs = "
                 f"{self.max_num_seqs} running sequences needs a token in every iteration"
             )
+        if self.transfer_timeout_s <= 0.0:
+            raise ConfigError(f"transfer_timeout_s is {self.transfer_timeout_s}; above 0 is needed")
         if not 0.0 <= self.watermark < 1.0:
             raise ConfigError(f"watermark is {self.watermark}; allowed: 0 up to, not with, 1")
 
