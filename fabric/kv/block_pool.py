@@ -13,10 +13,12 @@ class BlockPool:
     Source: vLLM (Kwon et al., SOSP 2023), section 4.3.
     """
 
-    __slots__ = ("_by_hash", "_evictable", "_hashes", "_plain", "_refcounts")
+    __slots__ = ("_by_hash", "_evictable", "_hashes", "_plain", "_refcounts", "emptied")
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, notes_emptied: bool = False) -> None:
+        """Make a pool; with ``notes_emptied``, ``emptied`` lists blocks whose content is void."""
         assert num_blocks > 0
+        self.emptied: list[int] | None = [] if notes_emptied else None
         self._refcounts = [0] * num_blocks
         self._hashes: list[bytes | None] = [None] * num_blocks
         self._by_hash: dict[bytes, int] = {}
@@ -48,7 +50,9 @@ class BlockPool:
             block = self._plain.pop()
         else:
             block, _ = self._evictable.popitem(last=False)
-            self._forget(block)
+            self.forget(block)
+            if self.emptied is not None:
+                self.emptied.append(block)
         assert self._refcounts[block] == 0
         self._refcounts[block] = 1
         return block
@@ -68,6 +72,8 @@ class BlockPool:
             return
         if self._hashes[block] is None:
             self._plain.append(block)
+            if self.emptied is not None:
+                self.emptied.append(block)
         else:
             self._evictable[block] = None
 
@@ -84,6 +90,17 @@ class BlockPool:
         self._hashes[block] = prefix_hash
         self._by_hash[prefix_hash] = block
 
+    def forget(self, block: int) -> None:
+        """Make a block unfindable, whose content is not what its hash says, or soon won't be."""
+        prefix_hash = self._hashes[block]
+        if prefix_hash is None:
+            return
+        del self._by_hash[prefix_hash]
+        self._hashes[block] = None
+        if block in self._evictable:
+            del self._evictable[block]
+            self._plain.append(block)
+
     def check_invariants(self) -> None:
         """Assert that every block is free exactly when unused, and in the right list."""
         plain, evictable = set(self._plain), set(self._evictable)
@@ -95,9 +112,3 @@ class BlockPool:
             assert (block in evictable) == (count == 0 and is_cached)
         hashes = {h: b for b, h in enumerate(self._hashes) if h is not None}
         assert hashes == self._by_hash
-
-    def _forget(self, block: int) -> None:
-        prefix_hash = self._hashes[block]
-        assert prefix_hash is not None
-        del self._by_hash[prefix_hash]
-        self._hashes[block] = None

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fabric.kv.block_pool import BlockPool
+from fabric.kv.parking import Parking
 from fabric.kv.prefix import PrefixChain
+from fabric.kv.table import BlockTable, Residence
+from fabric.kv.transfer import BlockOrders, ParkingSpace, Tier, TransferResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +22,6 @@ class Allocation:
 _UNCHANGED = Allocation()
 
 
-class _Table:
-    __slots__ = ("blocks", "chain", "num_registered")
-
-    def __init__(self, blocks: list[int], chain: PrefixChain, num_registered: int) -> None:
-        self.blocks = blocks
-        self.chain = chain
-        self.num_registered = num_registered
-
-
 class KVCacheManager:
     """Gives sequences, known by integer keys, the blocks that their tokens' KV needs.
 
@@ -35,14 +29,27 @@ class KVCacheManager:
     prefix share its full blocks. Nobody writes to a shared block: ``allocate`` replaces it first
     and notes the copy to make (``take_copies``).
 
+    A sequence is resident, with all of its blocks on the device, or parked, or on its way
+    (:class:`fabric.kv.parking.Parking`); only resident ones may be allocated for, registered or
+    forked. ``debug`` has freed blocks poisoned.
+
     Source: vLLM (Kwon et al., SOSP 2023), sections 4.2 to 4.4.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, prefix_cache: bool = True) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        prefix_cache: bool = True,
+        space: ParkingSpace = ParkingSpace(),  # noqa: B008 (a value without state)
+        debug: bool = False,
+    ) -> None:
         self.block_size = block_size
         self.prefix_cache = prefix_cache
-        self._pool = BlockPool(num_blocks)
-        self._tables: dict[int, _Table] = {}
+        self.space = space
+        self._pool = BlockPool(num_blocks, notes_emptied=debug)
+        self._parking = Parking(self._pool, space, block_size, prefix_cache)
+        self._tables: dict[int, BlockTable] = {}
         self._copies: dict[int, int] = {}
         self._held: list[int] = []
 
@@ -60,6 +67,16 @@ class KVCacheManager:
     def num_cached_blocks(self) -> int:
         """Blocks that a new sequence with the same prefix could share."""
         return self._pool.num_cached
+
+    @property
+    def num_transfers(self) -> int:
+        """Transfers under way."""
+        return self._parking.num_flights
+
+    def num_parked_blocks(self, tier: Tier) -> int:
+        """Slots of a tier that are in use."""
+        slots = self._parking.slots.get(tier)
+        return 0 if slots is None else slots.num_blocks - slots.num_free
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold this many tokens."""
@@ -96,7 +113,7 @@ class KVCacheManager:
         assert key not in self._tables
         for block in cached:
             self._pool.share(block)
-        self._tables[key] = _Table(cached, chain, len(cached))
+        self._tables[key] = BlockTable(cached, chain, len(cached))
 
     def allocate(self, key: int, num_tokens: int, num_computed_tokens: int) -> Allocation | None:
         """Make room to write the KV of tokens ``num_computed_tokens .. num_tokens - 1``.
@@ -136,8 +153,95 @@ class KVCacheManager:
 
     def free(self, key: int) -> None:
         """Give the sequence's blocks back, the last first so that prefixes stay cached longest."""
+        if key in self._parking.tables:
+            self._parking.free(key)
+            return
         for block in reversed(self._tables.pop(key).blocks):
             self._release(block)
+
+    def residence(self, key: int) -> Residence:
+        """Where the KV of a sequence is that has a table."""
+        table = self._parking.tables.get(key)
+        return Residence.RESIDENT if table is None else table.residence
+
+    def places(self, key: int) -> tuple[int, tuple[Tier, ...]]:
+        """How many of a sequence's blocks are on the device, and the tier of each other one."""
+        table = self._parking.tables.get(key)
+        if table is None:
+            return len(self._tables[key].blocks) if key in self._tables else 0, ()
+        tiers = tuple(tier for tier, _ in table.slots.values())
+        return len(table.blocks) - len(tiers), tiers
+
+    def num_own_blocks(self, key: int) -> int:
+        """Device blocks that become free if a resident sequence goes."""
+        users = self._parking.num_users
+        return sum(1 for block in self._tables[key].blocks if users(block) == 1)
+
+    def park(self, key: int, num_tokens: int) -> bool:
+        """Begin to move a resident sequence, whose first ``num_tokens`` have KV, off the device.
+
+        Returns:
+            False, and nothing changed, if the tiers have no room, or a copy-on-write of this
+            iteration has yet to fill one of its blocks.
+        """
+        table = self._tables[key]
+        if not self._copies.keys().isdisjoint(table.blocks):
+            return False
+        if not self._parking.park(key, table, num_tokens):
+            return False
+        del self._tables[key]
+        return True
+
+    def park_idle(self) -> int:
+        """Begin to move off the device what only parked sequences hold; return how many blocks."""
+        return self._parking.park_idle()
+
+    def resume(self, key: int) -> bool:
+        """Make a sequence resident again that has not left the device yet; False if it has."""
+        table = self._parking.tables[key]
+        if not self._parking.resume(key):
+            return False
+        self._tables[key] = table
+        return True
+
+    def fetch(self, key: int, num_tokens: int, num_spare_blocks: int) -> bool:
+        """Begin to move a parked sequence onto the device, with blocks for ``num_tokens``.
+
+        Returns:
+            False, and nothing changed, if that would leave fewer than ``num_spare_blocks`` free.
+        """
+        table = self._parking.tables[key]
+        if not self._parking.fetch(key, self.num_blocks_for(num_tokens), num_spare_blocks):
+            return False
+        self._adopt(key, table)
+        return True
+
+    def finish_transfer(self, result: TransferResult) -> int | None:
+        """Take in that a transfer is over; return the sequence that waited for it, if any did.
+
+        If it failed, the sequence is COPYING_OUT still, and should be resumed or freed, or
+        COPYING_IN, and must be freed.
+        """
+        waiter = self._parking.finish(result)
+        if waiter is None:
+            return None
+        self._adopt(*waiter)
+        return waiter[0]
+
+    def abandon_transfer(self, number: int) -> int | None:
+        """Give a transfer up that takes too long; return the sequence that waited for it.
+
+        That sequence is as after a failed transfer. What the copy may still touch stays held.
+        """
+        return self._parking.abandon(number)
+
+    def take_orders(self) -> BlockOrders:
+        """What workers must do before the next iteration; due before ``take_copies``."""
+        poisoned: tuple[int, ...] = ()
+        if self._pool.emptied:
+            poisoned = tuple(dict.fromkeys(self._pool.emptied))
+            self._pool.emptied.clear()
+        return BlockOrders(poisoned, self._parking.take_started())
 
     def take_copies(self) -> tuple[tuple[int, int], ...]:
         """The (source, target) block copies due before the next computation, all independent."""
@@ -155,8 +259,18 @@ class KVCacheManager:
         for table in self._tables.values():
             assert len(set(table.blocks)) == len(table.blocks)
             users.update(table.blocks)
+        blocks, places = self._parking.holds()
+        users.update(blocks)
         for block in range(self.num_blocks):
             assert self._pool.refcount(block) == users[block]
+        for tier, slots in self._parking.slots.items():
+            slots.check_invariants()
+            for slot in range(slots.num_blocks):
+                assert slots.refcount(slot) == places[tier, slot]
+
+    def _adopt(self, key: int, table: BlockTable) -> None:
+        if table.residence is Residence.RESIDENT:
+            self._tables[key] = table
 
     def _replace(self, blocks: list[int], position: int) -> int:
         source, target = blocks[position], self._pool.take()
