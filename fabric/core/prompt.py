@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from fabric.core.request import Objectives
 from fabric.core.sampling import SamplingOverrides
 
 
@@ -40,7 +41,10 @@ Prompt = PromptText | PromptTokens | PromptChat
 
 @dataclass(frozen=True, slots=True)
 class GenerationSpec:
-    """One generation as the client describes it; an empty ``request_id`` lets the server choose."""
+    """One generation as the client describes it; an empty ``request_id`` lets the server choose.
+
+    What it says of scheduling is described at GenerationRequest.
+    """
 
     model: str
     prompt: Prompt
@@ -48,3 +52,6 @@ class GenerationSpec:
     request_id: str = ""
     priority: int = 0
     cache_salt: str = ""
+    tenant: str = ""
+    objectives: Objectives = Objectives()
+    expected_tokens: int | None = None

@@ -13,7 +13,9 @@ from fabric.core.prompt import (
     PromptText,
     PromptTokens,
 )
+from fabric.core.request import Objectives
 from fabric.core.sampling import SamplingOverrides
+from fabric.rpc.convert_output import duration, seconds
 from fabric.rpc.v1 import inference_pb2 as pb
 
 _SAMPLING = (
@@ -29,6 +31,7 @@ _SAMPLING = (
 )
 _STOPPING = ("max_tokens", "min_tokens", "include_stop", "ignore_eos")
 _OUTPUT = ("logprobs", "skip_special_tokens")
+_OBJECTIVES = ("ttft", "tpot", "e2e")
 
 
 def spec_from_proto(message: pb.GenerationSpec) -> GenerationSpec:
@@ -42,8 +45,8 @@ def spec_from_proto(message: pb.GenerationSpec) -> GenerationSpec:
         prompt=_prompt_from_proto(message),
         sampling=_overrides_from_proto(message),
         request_id=message.request_id,
-        priority=message.scheduling.priority,
         cache_salt=message.cache.salt,
+        **_scheduling_from_proto(message.scheduling),
     )
 
 
@@ -69,8 +72,7 @@ def spec_to_proto(spec: GenerationSpec) -> pb.GenerationSpec:
         message.stopping.stop.extend(asked.stop)
     with _naming("stopping.stop_token_ids"):
         message.stopping.stop_token_ids.extend(asked.stop_token_ids)
-    with _naming("scheduling.priority"):
-        message.scheduling.priority = spec.priority
+    _set_scheduling(message.scheduling, spec)
     with _naming("cache.salt"):
         message.cache.salt = spec.cache_salt
     return message
@@ -126,6 +128,35 @@ def _overrides_from_proto(message: pb.GenerationSpec) -> SamplingOverrides:
     )
 
 
+def _scheduling_from_proto(message: pb.SchedulingOptions) -> dict[str, Any]:
+    objectives = {
+        f"{name}_s": seconds(getattr(message.objectives, name))
+        for name in _OBJECTIVES
+        if message.objectives.HasField(name)
+    }
+    return {
+        "priority": message.priority,
+        "tenant": message.tenant,
+        "objectives": Objectives(**objectives),
+        "expected_tokens": message.expected_tokens if message.HasField("expected_tokens") else None,
+    }
+
+
+def _set_scheduling(message: pb.SchedulingOptions, spec: GenerationSpec) -> None:
+    with _naming("scheduling.priority"):
+        message.priority = spec.priority
+    with _naming("scheduling.tenant"):
+        message.tenant = spec.tenant
+    for name in _OBJECTIVES:
+        objective_s = getattr(spec.objectives, f"{name}_s")
+        if objective_s is not None:
+            with _naming(f"scheduling.objectives.{name}"):
+                getattr(message.objectives, name).CopyFrom(duration(objective_s))
+    if spec.expected_tokens is not None:
+        with _naming("scheduling.expected_tokens"):
+            message.expected_tokens = spec.expected_tokens
+
+
 def _present(message: Any, names: Iterable[str]) -> dict[str, Any]:
     values = {name: getattr(message, name) for name in names if message.HasField(name)}
     return {k: _decimal(v) if isinstance(v, float) else v for k, v in values.items()}
@@ -149,5 +180,5 @@ def _naming(field: str) -> Iterator[None]:
     """Turn protobuf's complaint about a value into one that names the field."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest.of(field, f"has a wrong value: {error}") from error

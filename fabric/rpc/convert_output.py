@@ -201,6 +201,9 @@ def timing_to_proto(timing: Timing) -> pb.Timing:
         e2e=duration(timing.e2e_s),
         preemptions=timing.num_preemptions,
         group=timing.group,
+        swapped=duration(timing.swapped_s) if timing.swapped_s else None,
+        swapped_bytes=timing.swapped_bytes,
+        recomputed_tokens=timing.recomputed_tokens,
     )
 
 
@@ -213,7 +216,10 @@ def timing_from_proto(message: pb.Timing) -> Timing:
         seconds(message.decode),
         seconds(message.e2e),
         message.preemptions,
-        group=message.group,
+        seconds(message.swapped),
+        message.swapped_bytes,
+        message.recomputed_tokens,
+        message.group,
     )
 
 

@@ -22,8 +22,8 @@ _TO_GROUP_STATE = {
 }
 _FROM_GROUP_STATE = {number: state for state, number in _TO_GROUP_STATE.items()}
 
-# Of a LoadReport.
-_COUNTS = (
+# Fields of a LoadReport that have the same name in the message.
+_FIGURES = (
     "num_running",
     "num_waiting",
     "num_free_blocks",
@@ -34,6 +34,14 @@ _COUNTS = (
     "num_preemptions",
     "prefix_hit_tokens",
     "prefix_query_tokens",
+    "policy",
+    "num_swapped",
+    "num_host_blocks",
+    "num_disk_blocks",
+    "swapped_out_bytes",
+    "swapped_in_bytes",
+    "num_failed_transfers",
+    "num_recomputed_tokens",
     "control_bytes",
     "num_collectives",
     "collective_bytes",
@@ -41,6 +49,7 @@ _COUNTS = (
 # Fields of a LoadReport that are durations in the message; absent there when 0.
 _TIMES = {
     "stalled_s": "stalled",
+    "stall_s": "stall_time",
     "control_s": "control_time",
     "execute_s": "execute_time",
     "collective_s": "collective_time",
@@ -117,13 +126,13 @@ def _group_to_proto(group: GroupStatus) -> control_pb2.DeviceGroupStatus:
         state=_TO_GROUP_STATE[group.state],
         models=group.models,
         reason=group.reason,
-        **{name: getattr(load, name) for name in _COUNTS},
+        **{name: getattr(load, name) for name in _FIGURES},
         **times,
     )
 
 
 def _group_from_proto(message: control_pb2.DeviceGroupStatus) -> GroupStatus:
-    counts = {name: getattr(message, name) for name in _COUNTS}
+    figures: dict[str, Any] = {name: getattr(message, name) for name in _FIGURES}
     times: dict[str, Any] = {
         field: seconds(getattr(message, name)) for field, name in _TIMES.items()
     }
@@ -133,6 +142,6 @@ def _group_from_proto(message: control_pb2.DeviceGroupStatus) -> GroupStatus:
         epoch=message.epoch,
         state=_FROM_GROUP_STATE.get(message.state, GroupState.DOWN),
         models=tuple(message.models),
-        load=LoadReport(**counts, **times),
+        load=LoadReport(**figures, **times),
         reason=message.reason,
     )

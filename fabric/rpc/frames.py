@@ -19,7 +19,7 @@ from fabric.core.request import (
 )
 from fabric.rpc.framing import MAX_FRAME_BYTES, Framing
 
-VERSION = 1
+VERSION = 2
 # Before the peer has proved that it knows the secret, it may send only this much.
 MAX_GREETING_BYTES = 4096
 

@@ -7,6 +7,7 @@ from fabric.core.generation import Completed, Generation, Sequence, Started
 from fabric.core.prompt import ChatMessage, GenerationSpec, PromptChat, PromptText, PromptTokens
 from fabric.core.request import (
     FinishReason,
+    Objectives,
     PositionLogprobs,
     SequenceDelta,
     StopMatch,
@@ -59,6 +60,22 @@ def test_a_spec_comes_back_as_it_was_sent(prompt, sampling):
     assert convert.spec_from_proto(pb.GenerationSpec.FromString(raw)) == spec
 
 
+@pytest.mark.parametrize(
+    "objectives", [Objectives(), Objectives(ttft_s=0.25), Objectives(1.5, 0.0625, 30.0)]
+)
+@pytest.mark.parametrize("expected_tokens", [None, 0, 512])
+def test_how_to_schedule_comes_back_as_it_was_sent(objectives, expected_tokens):
+    spec = GenerationSpec(
+        "m",
+        PromptText("x"),
+        tenant="acme",
+        objectives=objectives,
+        expected_tokens=expected_tokens,
+    )
+    raw = convert.spec_to_proto(spec).SerializeToString()
+    assert convert.spec_from_proto(pb.GenerationSpec.FromString(raw)) == spec
+
+
 def test_what_is_absent_stays_absent():
     assert convert.spec_from_proto(pb.GenerationSpec(text="x")).sampling == SamplingOverrides()
 
@@ -85,13 +102,30 @@ def test_a_value_that_fits_no_field_names_it(asked, field):
 
 
 @pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"tenant": 3}, "scheduling.tenant"),
+        ({"expected_tokens": -1}, "scheduling.expected_tokens"),
+        ({"objectives": Objectives(ttft_s=float("nan"))}, "scheduling.objectives.ttft"),
+        ({"objectives": Objectives(e2e_s=float("inf"))}, "scheduling.objectives.e2e"),
+        ({"objectives": Objectives(tpot_s=1e20)}, "scheduling.objectives.tpot"),
+    ],
+)
+def test_a_scheduling_option_that_fits_no_field_is_named(fields, field):
+    with pytest.raises(InvalidRequest) as caught:
+        convert.spec_to_proto(GenerationSpec("m", PromptText("x"), **fields))
+    assert caught.value.violations[0].field == field
+
+
+@pytest.mark.parametrize(
     "event",
     [
         Started("id", "m", 3, 2**64 - 1),
         SequenceDelta(0, 7, (5,), " x"),
         SequenceDelta(1, 0, (5, 6), "", LOGPROBS, FinishReason.STOP, StopMatch(token_id=0)),
         SequenceDelta(1, 0, (), "", (), FinishReason.STOP, StopMatch(text="END")),
-        Completed(Usage(3, 4, 2), Timing(0.5, 0.25, 0.75, 1.5, 2.25, 3, "left")),
+        Completed(Usage(3, 4), Timing(swapped_s=0.125, swapped_bytes=2**40, recomputed_tokens=7)),
+        Completed(Usage(3, 4, 2), Timing(0.5, 0.25, 0.75, 1.5, 2.25, 3, group="left")),
     ],
 )
 def test_an_event_comes_back_as_it_was_sent(event):

@@ -9,7 +9,8 @@ from fabric.rpc.v1 import control_pb2
 
 
 def test_every_figure_of_a_load_report_reaches_the_client() -> None:
-    load = LoadReport(*range(1, 1 + len(fields(LoadReport))))
+    figures = {field.name: number for number, field in enumerate(fields(LoadReport), 1)}
+    load = LoadReport(**{**figures, "policy": "mlfq"})  # type: ignore[arg-type]
     group = GroupStatus("gang", "127.0.0.1:1", 3, GroupState.READY, ("model",), load)
     status = FabricStatus("0.1", 2.0, (group,), 5, {"stop": 4}, False)
     data = fabric_status_to_proto(status).SerializeToString()

@@ -14,6 +14,7 @@ from fabric.core.request import (
     GenerationRequest,
     LoadReport,
     ModelCard,
+    Objectives,
     PositionLogprobs,
     SequenceDelta,
     ServedModel,
@@ -46,7 +47,8 @@ from fabric.rpc.framing import LENGTH_BYTES
 LOGPROBS = (PositionLogprobs(TokenLogprob(5, -0.5, 1), (TokenLogprob(5, float("-inf"), 1),)),)
 DELTA = SequenceDelta(1, 2, (3, 4), "é", LOGPROBS, FinishReason.STOP, StopMatch(text="x"))
 SAMPLING = SamplingParams(5, logit_bias=((1, 0.5),), stop=("a",), seed=2**64 - 1)
-REQUEST = GenerationRequest("id", "m", (1, 2, 3), SAMPLING, 0.5, -1, "salt")
+SCHEDULING = ("salt", "acme", Objectives(ttft_s=0.5), 64)
+REQUEST = GenerationRequest("id", "m", (1, 2, 3), SAMPLING, 0.5, -1, *SCHEDULING)
 CARD = ModelCard("m", "/path", 256, 512, "float32", "LlamaForCausalLM")
 SERVED = ServedModel(CARD, GenerationDefaults(eos_token_ids=(2,)), RequestLimits(256, 512))
 FRAMES = [
@@ -83,7 +85,7 @@ def test_a_frame_comes_back_as_it_was_sent(frame):
         (lambda body: body[0].__setitem__(0, True), "an array of kind and body"),
         (lambda body: body[0].append(1), "an array of kind and body"),
         (lambda body: body[0][1].append(1), "Submit: 2 elements expected, found 3 elements"),
-        (lambda body: body[0][1][1].pop(), "Submit.request: 7 elements expected, found 6"),
+        (lambda body: body[0][1][1].pop(), "Submit.request: 10 elements expected, found 9"),
         (lambda body: body[0][1].__setitem__(0, "3"), "Submit.stream: int expected, found str"),
         (lambda body: body[0][1].__setitem__(0, True), "Submit.stream: int expected, found bool"),
         (
@@ -94,7 +96,7 @@ def test_a_frame_comes_back_as_it_was_sent(frame):
             lambda body: body[0][1][1][3].__setitem__(2, "hot"),
             "Submit.request.sampling.temperature: float expected, found str",
         ),
-        (lambda body: body[0][1].__setitem__(1, None), "Submit.request: 7 elements expected"),
+        (lambda body: body[0][1].__setitem__(1, None), "Submit.request: 10 elements expected"),
     ],
 )
 def test_a_wrong_element_is_named(change, complaint):
