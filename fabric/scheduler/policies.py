@@ -5,7 +5,12 @@ from typing import Literal, get_args
 
 from fabric.core.errors import ConfigError
 from fabric.core.profile import Profile
+from fabric.scheduler.baselines import Orca, PriorityPolicy, RequestLevel
+from fabric.scheduler.edf import EDF
+from fabric.scheduler.lengths import LengthEstimator
+from fabric.scheduler.mlfq import MLFQ, NaiveMLFQ, Quanta, Starvation
 from fabric.scheduler.policy import FCFS, Policy
+from fabric.scheduler.srw import SRW, Restraint
 
 PolicyName = Literal["fcfs", "orca", "static", "priority", "edf", "mlfq", "naive_mlfq", "srw"]
 
@@ -34,6 +39,13 @@ class PolicyConfig:
             raise ConfigError(
                 f"policy is {self.name!r}; allowed: {', '.join(get_args(PolicyName))}"
             )
+        if self.quantum_s is not None and self.quantum_s <= 0.0:
+            raise ConfigError(f"quantum_s is {self.quantum_s}; it must be above 0")
+        if self.quantum_ratio <= 1.0:
+            raise ConfigError(f"quantum_ratio is {self.quantum_ratio}; it must be above 1")
+        for name in ("alpha_s", "alpha_load", "ageing", "min_run_s"):
+            if getattr(self, name) < 0.0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be below 0")
 
 
 def make_policy(config: PolicyConfig, profile: Profile, max_num_seqs: int) -> Policy:
@@ -44,6 +56,31 @@ def make_policy(config: PolicyConfig, profile: Profile, max_num_seqs: int) -> Po
         profile: How long iterations take on this device group.
         max_num_seqs: Sequences that one iteration computes at most.
     """
-    if config.name == "fcfs":
-        return FCFS()
-    raise NotImplementedError(config.name)
+    match config.name:
+        case "mlfq":
+            return MLFQ(*_queues(config, profile), profile, max_num_seqs)
+        case "naive_mlfq":
+            quanta, starvation = _queues(config, profile)
+            fixed = Starvation(starvation.alpha_s, alpha_load=0.0)
+            return NaiveMLFQ(quanta, fixed, profile, max_num_seqs)
+        case "srw":
+            restraint = Restraint(config.ageing, config.min_run_s)
+            return SRW(restraint, LengthEstimator(), profile, max_num_seqs)
+        case "edf":
+            return EDF()
+        case "priority":
+            return PriorityPolicy()
+        case "orca":
+            return Orca()
+        case "static":
+            return RequestLevel()
+        case "fcfs":
+            return FCFS()
+
+
+def _queues(config: PolicyConfig, profile: Profile) -> tuple[Quanta, Starvation]:
+    first_s = profile.min_iteration_s if config.quantum_s is None else config.quantum_s
+    return (
+        Quanta.geometric(first_s, config.quantum_ratio),
+        Starvation(config.alpha_s, config.alpha_load),
+    )

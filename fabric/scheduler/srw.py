@@ -1,0 +1,158 @@
+"""Shortest remaining work first, by guesses that get better."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import frexp, inf
+
+from fabric.core.profile import Profile
+from fabric.scheduler.lengths import LengthEstimator
+from fabric.scheduler.policy import Rank, StaticPolicy
+from fabric.scheduler.request import SequenceState
+
+_NUM_SIZES = 64
+_SIZE_OF_A_SECOND = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Restraint:
+    """What keeps short work from always going first.
+
+    Waiting for a second counts like ``ageing_per_s`` seconds less work, so nobody waits for ever;
+    for ``min_run_s`` after it began to run a sequence ranks before all that haven't, so that few
+    tokens are the least that a swap buys.
+    """
+
+    ageing_per_s: float
+    min_run_s: float
+
+
+class _Work:
+    """A sequence's remaining seconds, and when it ran last and how long it is kept running."""
+
+    __slots__ = ("kept_until_s", "last_run_s", "remaining_s", "sequence", "size")
+
+    def __init__(self, sequence: SequenceState) -> None:
+        self.sequence = sequence
+        self.remaining_s = 0.0
+        self.size = 0
+        self.last_run_s = -inf
+        self.kept_until_s = -inf
+
+
+class SRW(StaticPolicy):
+    """Within a priority, who needs the least service still runs first, also in another's place.
+
+    Remaining work is the rest of the prompt, and the tokens to come at the pace of a full batch.
+    How many come is the client's guess if there is one, else the mean residual life of what
+    ended before; ``max_tokens`` only bounds it. A client's guess that turns out too low grows.
+
+    ``next_run_s`` adds up the work of all that need less, whatever their age.
+
+    Source: Schrage, Operations Research 1968 (SRPT); with guesses, Sevcik, JACM 1974.
+    """
+
+    name = "srw"
+    is_preemptive = True
+
+    def __init__(
+        self,
+        restraint: Restraint,
+        lengths: LengthEstimator,
+        profile: Profile,
+        max_num_seqs: int,
+    ) -> None:
+        self._restraint = restraint
+        self._lengths = lengths
+        self._profile = profile
+        self._max_num_seqs = max_num_seqs
+        self._work: dict[int, _Work] = {}
+        # By the time until which each is kept running.
+        self._kept: OrderedDict[int, _Work] = OrderedDict()
+        self._num_of_size = [0] * _NUM_SIZES
+
+    def enroll(self, sequence: SequenceState, now: float) -> Rank:
+        """By its guessed work, less what its age is worth."""
+        work = _Work(sequence)
+        self._work[sequence.key] = work
+        self._num_of_size[0] += 1
+        self._estimate(work)
+        return self._rank(work)
+
+    def note_run(self, sequence: SequenceState, elapsed_s: float, now: float) -> Rank:
+        """It needs less, or, the longer it goes on the more, as the lengths that were seen say."""
+        work = self._work[sequence.key]
+        # The gap doesn't count the iteration itself, or long ones would always begin anew.
+        if now - elapsed_s - work.last_run_s > self._restraint.min_run_s:
+            work.kept_until_s = now + self._restraint.min_run_s
+            self._kept[sequence.key] = work
+        work.last_run_s = now
+        self._estimate(work)
+        return self._rank(work)
+
+    def promote(self, now: float) -> Sequence[tuple[SequenceState, Rank]]:
+        """Those that aren't kept running any more take the place that their work gives them."""
+        released: list[tuple[SequenceState, Rank]] = []
+        while self._kept:
+            work = next(iter(self._kept.values()))
+            if work.kept_until_s > now:
+                break
+            del self._kept[work.sequence.key]
+            released.append((work.sequence, self._rank(work)))
+        return released
+
+    def leave(self, sequence: SequenceState, now: float) -> None:
+        """Forget the sequence, but learn its length."""
+        work = self._work.pop(sequence.key)
+        self._kept.pop(sequence.key, None)
+        self._num_of_size[work.size] -= 1
+        num_output_tokens = len(sequence.tokens) - sequence.num_prompt_tokens
+        if num_output_tokens:
+            source = sequence.request.source
+            self._lengths.observe(source.model, source.tenant, num_output_tokens)
+
+    def next_run_s(self, sequence: SequenceState, now: float) -> float:
+        """The time in which a full batch does all smaller work; sizes are powers of two."""
+        size = self._work[sequence.key].size
+        service_s = 0.0
+        for smaller in range(size):
+            if self._num_of_size[smaller]:
+                service_s += (
+                    self._num_of_size[smaller] * 0.75 * 2.0 ** (smaller - _SIZE_OF_A_SECOND)
+                )
+        return service_s / self._max_num_seqs
+
+    def remaining_s(self, sequence: SequenceState) -> float:
+        """Its guessed work."""
+        return self._work[sequence.key].remaining_s
+
+    def _rank(self, work: _Work) -> Rank:
+        request = work.sequence.request
+        # Work less age would change all the time, but for all alike: what is left when the common
+        # part, ageing times now, is dropped never changes while a sequence waits.
+        key = work.remaining_s + self._restraint.ageing_per_s * request.arrival_s
+        is_free = work.sequence.key not in self._kept
+        return (request.source.priority, is_free, key, request.number, work.sequence.index)
+
+    def _estimate(self, work: _Work) -> None:
+        sequence, profile = work.sequence, self._profile
+        num_tokens, num_computed = len(sequence.tokens), sequence.num_computed_tokens
+        token_s = profile.decode_s(self._max_num_seqs, num_tokens)
+        work.remaining_s = self._num_tokens_to_come(sequence) * token_s
+        if num_tokens - num_computed > 1:
+            computed_s = profile.prefill_s(num_computed) if num_computed else 0.0
+            work.remaining_s += profile.prefill_s(num_tokens) - computed_s
+        size = min(max(frexp(work.remaining_s)[1] + _SIZE_OF_A_SECOND, 0), _NUM_SIZES - 1)
+        self._num_of_size[work.size] -= 1
+        self._num_of_size[size] += 1
+        work.size = size
+
+    def _num_tokens_to_come(self, sequence: SequenceState) -> float:
+        source = sequence.request.source
+        num_output_tokens = len(sequence.tokens) - sequence.num_prompt_tokens
+        limit = source.sampling.max_tokens - num_output_tokens
+        if source.expected_tokens is None:
+            guess = self._lengths.remaining(source.model, source.tenant, num_output_tokens)
+        else:
+            guess = max(source.expected_tokens - num_output_tokens, num_output_tokens / 4)
+        return max(1.0, min(guess, limit))
