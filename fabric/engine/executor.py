@@ -107,7 +107,6 @@ class LocalExecutor:
     num_batches = 1
     failure = None
     costs = ExecutorCosts()
-    space = ParkingSpace()
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -121,12 +120,19 @@ class LocalExecutor:
         """What the iteration sampled."""
         return self._results.popleft()
 
+    @property
+    def space(self) -> ParkingSpace:
+        """Where the worker can park blocks."""
+        return self._worker.space
+
     def move(self, orders: BlockOrders) -> None:
-        """Nothing moves yet."""
+        """Let the worker begin."""
+        self._worker.move(orders)
 
     def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
-        """Nothing moves yet."""
-        return []
+        """What the worker has finished."""
+        return self._worker.take_moved(timeout_s)
 
     def close(self) -> None:
-        """Nothing is to be ended."""
+        """End the worker's copies."""
+        self._worker.close()

@@ -1,5 +1,8 @@
 """One device's share of a model: weights, KV memory and the runner over them."""
 
+import contextlib
+import queue
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -8,11 +11,15 @@ from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
+from fabric.engine.device_blocks import BlockFormat, CpuBlocks
 from fabric.engine.model_runner import ModelRunner
+from fabric.engine.mover import Mover
 from fabric.engine.sampler import Sampler
 from fabric.engine.sequence_table import SequenceTable
 from fabric.engine.settings import WorkerSettings
+from fabric.engine.tiers import open_tiers, space_of
 from fabric.engine.vocab_parallel import VocabShard
+from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
 from fabric.models.loader import RankPlace, load_model
 from fabric.models.progress import NoProgress, Progress
 from fabric.models.sources import resolve_source
@@ -72,22 +79,31 @@ class Worker:
         self.defaults: GenerationDefaults = self._loaded.defaults
         self.card: ModelCard = self._loaded.card(settings.model)
         shape = self._loaded.model.kv_cache_shape(1, settings.block_size)
-        block_bytes = torch.Size(shape).numel() * self._loaded.dtype.itemsize
-        self.max_num_blocks = settings.kv_cache_bytes // block_bytes
+        block = BlockFormat(shape[1:], self._loaded.dtype)
+        self.max_num_blocks = settings.kv_cache_bytes // block.block_bytes
         if self.max_num_blocks < 1:
             raise ConfigError(
                 f"kv_cache_bytes is {settings.kv_cache_bytes}; one block of {settings.model} "
-                f"needs {block_bytes}"
+                f"needs {block.block_bytes}"
             )
+        self._tiers = open_tiers(settings.parking, block)
+        self.space: ParkingSpace = space_of(self._tiers, block)
+        self._moved: queue.SimpleQueue[TransferResult] = queue.SimpleQueue()
         self._runner: ModelRunner
+        self._mover: Mover
 
     @property
     def answers(self) -> bool:
         """Whether this is the one rank whose samples the engine takes."""
         return self._loaded.model.shard.is_last and self._place.tensor.rank == 0
 
-    def allocate(self, num_blocks: int) -> None:
-        """Reserve the KV memory: as many blocks on every rank as the smallest has room for."""
+    def allocate(
+        self, num_blocks: int, on_moved: Callable[[TransferResult], None] | None = None
+    ) -> None:
+        """Reserve the KV memory: as many blocks on every rank as the smallest has room for.
+
+        ``on_moved`` hears of finished transfers, on copy threads, instead of :meth:`take_moved`.
+        """
         loaded, settings = self._loaded, self._settings
         kv_cache = torch.zeros(
             loaded.model.kv_cache_shape(num_blocks, settings.block_size),
@@ -102,7 +118,32 @@ class Worker:
         self._runner = ModelRunner(
             loaded.model, self._backend, kv_cache, table, sampler, self._place.pipeline
         )
+        copier = select_backend(settings.device, settings.backend, num_threads=1)
+        self._mover = Mover(
+            CpuBlocks(kv_cache, copier),
+            self._tiers,
+            self.space.block_bytes,
+            settings.parking,
+            on_moved or self._moved.put,
+        )
 
     def execute(self, output: SchedulerOutput) -> StepResult:
         """Run one iteration; only the last stage samples."""
         return self._runner.execute(output)
+
+    def move(self, orders: BlockOrders) -> None:
+        """Poison blocks and begin transfers; copies go on beside the iterations that follow."""
+        self._mover.move(orders)
+
+    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
+        """The transfers finished since the last call; with a timeout, wait for the first."""
+        results: list[TransferResult] = []
+        with contextlib.suppress(queue.Empty):
+            results.append(self._moved.get(timeout_s > 0, timeout_s))
+            while True:
+                results.append(self._moved.get_nowait())
+        return results
+
+    def close(self) -> None:
+        """End the copies, and give back what blocks were parked in."""
+        self._mover.close()

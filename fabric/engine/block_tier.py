@@ -1,0 +1,64 @@
+"""Where blocks are parked: what the tiers have in common."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from fabric.engine.device_blocks import DeviceBlocks, Pairs, digest
+
+
+class CopyFailed(Exception):
+    """Blocks could not be copied, or are not what they were; says which and why."""
+
+
+class BlockTier(Protocol):
+    """Slots that hold a block each; several copy threads use different ones at once."""
+
+    @property
+    def num_slots(self) -> int:
+        """How many blocks the tier holds."""
+        ...
+
+    def store(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
+        """Copy (block, slot) pairs off the device.
+
+        Raises:
+            CopyFailed: A slot could not be written.
+            OSError: The same.
+        """
+        ...
+
+    def load(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
+        """Copy (block, slot) pairs onto the device.
+
+        Raises:
+            CopyFailed: A slot could not be read, or is not what was stored.
+            OSError: The same.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the memory or the file back."""
+        ...
+
+
+def digests_on_device(device: DeviceBlocks, pairs: Pairs, fence: object) -> list[int]:
+    """The digests of the pairs' blocks where they are."""
+    return [device.digest(block, fence) for block, _ in pairs]
+
+
+def digests_in_slots(slots: Tensor, chosen: Sequence[int]) -> list[int]:
+    """The digests of what the chosen slots hold."""
+    return [digest(slots[slot]) for slot in chosen]
+
+
+def check_digests(place: str, pairs: Pairs, found: Sequence[int], expected: Sequence[int]) -> None:
+    """Compare what came back with what was stored.
+
+    Raises:
+        CopyFailed: They differ; names the first slot, and ``place``.
+    """
+    for (block, slot), ours, theirs in zip(pairs, found, expected, strict=True):
+        if ours != theirs:
+            raise CopyFailed(f"{place}: slot {slot} for block {block} is not what was stored")

@@ -1,0 +1,104 @@
+"""A device's KV memory as blocks that are copied to and from slots of host memory."""
+
+import math
+import mmap
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernels.ops import Backend
+
+Pairs = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFormat:
+    """One block: ``shape`` is ``[num_layers, 2, num_kv_heads, block_size, head_dim]``."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def block_bytes(self) -> int:
+        """What one block weighs."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def slots_in(
+        self, memory: mmap.mmap, num_slots: int, slot_bytes: int = 0, offset: int = 0
+    ) -> Tensor:
+        """Slots in memory, ``[num_slots, *shape]``, one every ``slot_bytes`` (0: no gaps)."""
+        slot_bytes = slot_bytes or self.block_bytes
+        flat = torch.frombuffer(
+            memory, dtype=torch.uint8, count=num_slots * slot_bytes, offset=offset
+        )
+        slots = flat.view(num_slots, slot_bytes)[:, : self.block_bytes]
+        return slots.view(self.dtype).view(num_slots, *self.shape)
+
+
+def digest(block: Tensor) -> int:
+    """A number that tells one block's bytes from another's; never 0.
+
+    CRC-32 finds what memory, disks and late copies do to a block, as fast as a disk reads; it
+    is no defence against people.
+    """
+    return zlib.crc32(memoryview(block.flatten().view(torch.uint8).numpy())) | 1 << 32
+
+
+class DeviceBlocks(Protocol):
+    """The blocks of one device. All but ``poison`` and ``fence`` are for copy threads."""
+
+    def poison(self, blocks: Sequence[int]) -> None:
+        """Fill free blocks with NaN."""
+        ...
+
+    def fence(self) -> object:
+        """A mark behind all that the device has been given to do; copies wait for it."""
+        ...
+
+    def copy_out(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
+        """Copy (block, slot) pairs into host memory; returns when they are there."""
+        ...
+
+    def copy_in(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
+        """Copy (block, slot) pairs out of host memory; returns when they are on the device."""
+        ...
+
+    def digest(self, block: int, fence: object) -> int:
+        """The digest of the block as it is on the device."""
+        ...
+
+
+class CpuBlocks:
+    """Blocks of a ``kv_cache`` in host memory.
+
+    ``backend`` copies on the calling thread alone and without the interpreter's lock, so that
+    the iterations beside it go on.
+    """
+
+    def __init__(self, kv_cache: Tensor, backend: Backend) -> None:
+        self._kv_cache = kv_cache
+        self._backend = backend
+
+    def poison(self, blocks: Sequence[int]) -> None:
+        """Fill the blocks."""
+        self._kv_cache[torch.tensor(blocks)] = torch.nan
+
+    def fence(self) -> object:
+        """Iterations on the host are over when they return."""
+        return None
+
+    def copy_out(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
+        """Copy all pairs in one call."""
+        self._backend.copy_blocks(self._kv_cache, slots, torch.tensor(pairs))
+
+    def copy_in(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
+        """Copy all pairs in one call."""
+        self._backend.copy_blocks(slots, self._kv_cache, torch.tensor(pairs).flip(1).contiguous())
+
+    def digest(self, block: int, fence: object) -> int:
+        """The digest of the block in place."""
+        return digest(self._kv_cache[block])

@@ -1,0 +1,97 @@
+"""Blocks parked in host memory."""
+
+import mmap
+from typing import Protocol
+
+import numpy as np
+
+from fabric.engine.block_tier import check_digests, digests_in_slots, digests_on_device
+from fabric.engine.device_blocks import BlockFormat, DeviceBlocks, Pairs
+
+PAGE_BYTES = 4096
+DIGEST_BYTES = 8
+
+
+class Arena(Protocol):
+    """Host memory in one piece."""
+
+    @property
+    def memory(self) -> mmap.mmap:
+        """The bytes."""
+        ...
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
+
+
+class OwnArena:
+    """Memory of this process, which ends with it."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.memory = mmap.mmap(-1, num_bytes)
+
+    def close(self) -> None:
+        """Nothing: the memory goes with the last tensor over it."""
+
+
+def slots_within(num_bytes: int, block_bytes: int) -> int:
+    """How many slots an arena of so many bytes holds, beside the table of their digests."""
+    num_slots = num_bytes // (block_bytes + DIGEST_BYTES)
+    while num_slots and _table_bytes(num_slots) + num_slots * block_bytes > num_bytes:
+        num_slots -= 1
+    return num_slots
+
+
+class HostTier:
+    """Slots in an arena, behind a table of their digests that whoever has the arena can check.
+
+    The table is kept with ``has_digests``, 0 where a slot holds no whole block; with
+    ``is_checked`` a block must have its digest again once it is back on the device.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        block: BlockFormat,
+        *,
+        has_digests: bool = False,
+        is_checked: bool = False,
+    ) -> None:
+        self.num_slots = slots_within(len(arena.memory), block.block_bytes)
+        table_bytes = _table_bytes(self.num_slots)
+        self._arena = arena
+        self._table = np.frombuffer(arena.memory, np.uint64, self.num_slots)
+        self._slots = block.slots_in(arena.memory, self.num_slots, offset=table_bytes)
+        self._has_digests = has_digests or is_checked
+        self._is_checked = is_checked
+
+    def store(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
+        """Copy blocks into their slots."""
+        slots = [slot for _, slot in pairs]
+        if not self._has_digests:
+            device.copy_out(pairs, self._slots, fence)
+            return
+        self._table[slots] = 0
+        before = digests_on_device(device, pairs, fence) if self._is_checked else None
+        device.copy_out(pairs, self._slots, fence)
+        self._table[slots] = before or digests_in_slots(self._slots, slots)
+
+    def load(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
+        """Copy slots into their blocks."""
+        device.copy_in(pairs, self._slots, fence)
+        if self._is_checked:
+            expected = self._table[[slot for _, slot in pairs]].tolist()
+            check_digests("host", pairs, digests_on_device(device, pairs, fence), expected)
+
+    def is_intact(self, slot: int) -> bool:
+        """Whether the slot holds a whole block, as its digest says."""
+        return self._table[slot] in digests_in_slots(self._slots, [slot])
+
+    def close(self) -> None:
+        """Give the arena back."""
+        self._arena.close()
+
+
+def _table_bytes(num_slots: int) -> int:
+    return -(-num_slots * DIGEST_BYTES // PAGE_BYTES) * PAGE_BYTES

@@ -1,0 +1,60 @@
+"""What tests of the mover share: a cache of random blocks, a mover over it, and its results."""
+
+import queue
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fabric.engine.block_tier import BlockTier
+from fabric.engine.device_blocks import BlockFormat, CpuBlocks
+from fabric.engine.mover import Mover
+from fabric.engine.settings import ParkingSettings
+from fabric.engine.tiers import open_tiers
+from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer, TransferResult
+from kernels.dispatch import select_backend
+
+SHAPE = (3, 2, 2, 4, 8)
+NUM_BLOCKS = 24
+TIMEOUT_S = 10.0
+
+
+def block_format(dtype: torch.dtype = torch.float32) -> BlockFormat:
+    return BlockFormat(SHAPE, dtype)
+
+
+def random_cache(dtype: torch.dtype = torch.float32, num_blocks: int = NUM_BLOCKS) -> Tensor:
+    return torch.randn((num_blocks, *SHAPE), generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@dataclass
+class Moving:
+    """A mover over a cache, and what it has reported."""
+
+    cache: Tensor
+    mover: Mover
+    tiers: Mapping[Tier, BlockTier]
+    results: "queue.SimpleQueue[TransferResult]"
+
+    def begin(
+        self, number: int, direction: Direction, tier: Tier, pairs: Sequence[tuple[int, int]]
+    ) -> None:
+        self.mover.move(BlockOrders((), (Transfer(number, direction, tier, tuple(pairs)),)))
+
+    def wait(self) -> TransferResult:
+        return self.results.get(timeout=TIMEOUT_S)
+
+    def run(
+        self, number: int, direction: Direction, tier: Tier, pairs: Sequence[tuple[int, int]]
+    ) -> TransferResult:
+        self.begin(number, direction, tier, pairs)
+        return self.wait()
+
+
+def start_moving(settings: ParkingSettings, cache: Tensor) -> Moving:
+    tiers = open_tiers(settings, block := block_format(cache.dtype))
+    results: queue.SimpleQueue[TransferResult] = queue.SimpleQueue()
+    device = CpuBlocks(cache, select_backend("cpu", None, 1))
+    mover = Mover(device, tiers, block.block_bytes, settings, results.put)
+    return Moving(cache, mover, tiers, results)
