@@ -7,6 +7,14 @@ from torch import Tensor
 
 from fabric.engine.device_blocks import DeviceBlocks, Pairs, digest
 
+# Copied at once: much enough for a disk, and little enough to stop soon.
+PIECE_BYTES = 4 * 2**20
+
+
+def piece_blocks(block_bytes: int) -> int:
+    """How many blocks at most are copied at once."""
+    return max(1, PIECE_BYTES // block_bytes)
+
 
 class CopyFailed(Exception):
     """Blocks could not be copied, or are not what they were; says which and why."""
@@ -21,7 +29,7 @@ class BlockTier(Protocol):
         ...
 
     def store(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
-        """Copy (block, slot) pairs off the device.
+        """Copy at most ``piece_blocks`` (block, slot) pairs off the device.
 
         Raises:
             CopyFailed: A slot could not be written.
@@ -30,7 +38,7 @@ class BlockTier(Protocol):
         ...
 
     def load(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
-        """Copy (block, slot) pairs onto the device.
+        """Copy at most ``piece_blocks`` (block, slot) pairs onto the device.
 
         Raises:
             CopyFailed: A slot could not be read, or is not what was stored.

@@ -45,7 +45,7 @@ def digest(block: Tensor) -> int:
     CRC-32 finds what memory, disks and late copies do to a block, as fast as a disk reads; it
     is no defence against people.
     """
-    return zlib.crc32(memoryview(block.flatten().view(torch.uint8).numpy())) | 1 << 32
+    return zlib.crc32(block.flatten().view(torch.uint8).numpy().data) | 1 << 32
 
 
 class DeviceBlocks(Protocol):

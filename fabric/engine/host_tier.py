@@ -35,12 +35,9 @@ class OwnArena:
         """Nothing: the memory goes with the last tensor over it."""
 
 
-def slots_within(num_bytes: int, block_bytes: int) -> int:
-    """How many slots an arena of so many bytes holds, beside the table of their digests."""
-    num_slots = num_bytes // (block_bytes + DIGEST_BYTES)
-    while num_slots and _table_bytes(num_slots) + num_slots * block_bytes > num_bytes:
-        num_slots -= 1
-    return num_slots
+def host_bytes_of(num_slots: int, block_bytes: int) -> int:
+    """What so many slots take, with the table of their digests before them."""
+    return _table_bytes(num_slots) + num_slots * block_bytes
 
 
 class HostTier:
@@ -58,11 +55,15 @@ class HostTier:
         has_digests: bool = False,
         is_checked: bool = False,
     ) -> None:
-        self.num_slots = slots_within(len(arena.memory), block.block_bytes)
-        table_bytes = _table_bytes(self.num_slots)
+        num_bytes = len(arena.memory)
+        self.num_slots = num_bytes // (block.block_bytes + DIGEST_BYTES)
+        while host_bytes_of(self.num_slots, block.block_bytes) > num_bytes:
+            self.num_slots -= 1
         self._arena = arena
         self._table = np.frombuffer(arena.memory, np.uint64, self.num_slots)
-        self._slots = block.slots_in(arena.memory, self.num_slots, offset=table_bytes)
+        self._slots = block.slots_in(
+            arena.memory, self.num_slots, offset=_table_bytes(self.num_slots)
+        )
         self._has_digests = has_digests or is_checked
         self._is_checked = is_checked
 

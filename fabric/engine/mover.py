@@ -7,21 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from fabric.engine.block_tier import BlockTier, CopyFailed
+from fabric.engine.block_tier import BlockTier, CopyFailed, piece_blocks
 from fabric.engine.copy_pace import CopyPace
 from fabric.engine.device_blocks import DeviceBlocks, Pairs
 from fabric.engine.settings import ParkingSettings
 from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer, TransferResult
 
 logger = logging.getLogger(__name__)
-
-# Copied at once: much enough for a disk, and little enough to stop soon.
-PIECE_BYTES = 4 * 2**20
-
-
-def piece_blocks(block_bytes: int) -> int:
-    """How many blocks are copied at once."""
-    return max(1, PIECE_BYTES // block_bytes)
 
 
 @dataclass(frozen=True, slots=True)
