@@ -30,9 +30,9 @@ class PolicyConfig:
     quantum_s: float | None = None
     quantum_ratio: float = 2.0
     alpha_s: float = 0.3
-    alpha_load: float = 2.0
-    ageing: float = 0.1
-    min_run_s: float = 0.1
+    alpha_load: float = 1.0
+    ageing: float = 0.05
+    min_run_s: float = 0.03
 
     def __post_init__(self) -> None:
         if self.name not in get_args(PolicyName):

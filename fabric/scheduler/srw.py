@@ -12,6 +12,7 @@ from fabric.scheduler.request import SequenceState
 
 _NUM_SIZES = 64
 _SIZE_OF_A_SECOND = 32
+_LEAST_GROWTH = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,20 @@ class Restraint:
 
 
 class _Work:
-    """A sequence's remaining seconds, and when it ran last and how long it is kept running."""
+    """A sequence's remaining seconds, and when it ran last and how long it is kept running.
 
-    __slots__ = ("kept_until_s", "last_run_s", "remaining_s", "sequence", "size")
+    The seconds hold until the sequence has ``num_tokens_next`` tokens.
+    """
+
+    __slots__ = (
+        "kept_until_s", "last_run_s", "num_tokens_next", "remaining_s", "sequence", "size",
+    )  # fmt: skip
 
     def __init__(self, sequence: SequenceState) -> None:
         self.sequence = sequence
         self.remaining_s = 0.0
         self.size = 0
+        self.num_tokens_next = 0
         self.last_run_s = -inf
         self.kept_until_s = -inf
 
@@ -45,7 +52,8 @@ class SRW(StaticPolicy):
 
     Remaining work is the rest of the prompt, and the tokens to come at the pace of a full batch.
     How many come is the client's guess if there is one, else the mean residual life of what
-    ended before; ``max_tokens`` only bounds it. A client's guess that turns out too low grows.
+    ended before; ``max_tokens`` only bounds it. A client's guess that turns out too low grows. More
+    work than before costs a sequence its place only if it is a quarter more.
 
     ``next_run_s`` adds up the work of all that need less, whatever their age.
 
@@ -83,10 +91,13 @@ class SRW(StaticPolicy):
         """It needs less, or, the longer it goes on the more, as the lengths that were seen say."""
         work = self._work[sequence.key]
         # The gap doesn't count the iteration itself, or long ones would always begin anew.
-        if now - elapsed_s - work.last_run_s > self._restraint.min_run_s:
+        gap_s = now - elapsed_s - work.last_run_s
+        work.last_run_s = now
+        if gap_s > self._restraint.min_run_s:
             work.kept_until_s = now + self._restraint.min_run_s
             self._kept[sequence.key] = work
-        work.last_run_s = now
+        elif len(sequence.tokens) < work.num_tokens_next:
+            return sequence.rank
         self._estimate(work)
         return self._rank(work)
 
@@ -137,19 +148,24 @@ class SRW(StaticPolicy):
     def _estimate(self, work: _Work) -> None:
         sequence, profile = work.sequence, self._profile
         num_tokens, num_computed = len(sequence.tokens), sequence.num_computed_tokens
+        num_output_tokens = num_tokens - sequence.num_prompt_tokens
+        # An eighth more tokens changes little, and guessing anew at each would cost a lot.
+        work.num_tokens_next = num_tokens + num_output_tokens // 8
         token_s = profile.decode_s(self._max_num_seqs, num_tokens)
-        work.remaining_s = self._num_tokens_to_come(sequence) * token_s
+        remaining_s = self._num_tokens_to_come(sequence, num_output_tokens) * token_s
         if num_tokens - num_computed > 1:
             computed_s = profile.prefill_s(num_computed) if num_computed else 0.0
-            work.remaining_s += profile.prefill_s(num_tokens) - computed_s
-        size = min(max(frexp(work.remaining_s)[1] + _SIZE_OF_A_SECOND, 0), _NUM_SIZES - 1)
+            remaining_s += profile.prefill_s(num_tokens) - computed_s
+        # Guesses that creep up would let sequences like each other take turns at every token.
+        if work.remaining_s <= remaining_s < _LEAST_GROWTH * work.remaining_s:
+            return
+        size = min(max(frexp(remaining_s)[1] + _SIZE_OF_A_SECOND, 0), _NUM_SIZES - 1)
         self._num_of_size[work.size] -= 1
         self._num_of_size[size] += 1
-        work.size = size
+        work.remaining_s, work.size = remaining_s, size
 
-    def _num_tokens_to_come(self, sequence: SequenceState) -> float:
+    def _num_tokens_to_come(self, sequence: SequenceState, num_output_tokens: int) -> float:
         source = sequence.request.source
-        num_output_tokens = len(sequence.tokens) - sequence.num_prompt_tokens
         limit = source.sampling.max_tokens - num_output_tokens
         if source.expected_tokens is None:
             guess = self._lengths.remaining(source.model, source.tenant, num_output_tokens)
