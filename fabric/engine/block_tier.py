@@ -46,8 +46,8 @@ class BlockTier(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Give the memory or the file back."""
+    def close(self, leaves_parked: bool = False) -> None:
+        """Give the memory or the file back, or leave it to the worker's successor if it can."""
         ...
 
 

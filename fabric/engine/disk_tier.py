@@ -120,8 +120,8 @@ class DiskTier:
             found = digests_on_device(device, pairs, fence)
             check_digests("on its way from disk", pairs, found, expected)
 
-    def close(self) -> None:
-        """Give the disk's room back."""
+    def close(self, leaves_parked: bool = False) -> None:
+        """Give the disk's room back; a file without a name has no successor."""
         self._close()
 
     def _new_bounce(self, block: BlockFormat) -> _Bounce:

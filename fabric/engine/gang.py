@@ -1,5 +1,6 @@
 """The driver of a gang of shard workers: meets them, hands them iterations, notices their loss."""
 
+import contextlib
 import hmac
 import queue
 import selectors
@@ -21,15 +22,20 @@ from fabric.core.errors import (
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
 from fabric.engine.executor import ExecutorCosts
+from fabric.engine.gang_transfers import GangTransfers
 from fabric.engine.shard_frames import (
     VERSION,
     Begin,
     Challenge,
+    End,
     Failed,
     Join,
     Loaded,
+    Move,
+    Moved,
     Ran,
     Run,
+    ShardFrame,
     ShardLink,
 )
 from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
@@ -77,6 +83,7 @@ class GangExecutor:
         )
         self._listener = socket.create_server((settings.host, 0), backlog=settings.num_ranks)
         self._links: dict[int, ShardLink] = {}
+        self._transfers = GangTransfers(settings.num_ranks)
         self._results: queue.SimpleQueue[Ran | GroupError] = queue.SimpleQueue()
         self._failure: GroupError | None = None
         self._is_closing = False
@@ -87,6 +94,7 @@ class GangExecutor:
         self.card: ModelCard
         self.defaults: GenerationDefaults
         self.num_blocks = 0
+        self.space = ParkingSpace()
 
     @property
     def num_batches(self) -> int:
@@ -135,6 +143,11 @@ class GangExecutor:
             raise GroupError(f"a shard worker did not start: {error}") from error
         self.card, self.defaults = loaded[0].card, loaded[0].defaults
         self.num_blocks = min(item.num_blocks for item in loaded)
+        self.space = ParkingSpace(
+            min(item.space.num_host_slots for item in loaded),
+            min(item.space.num_disk_slots for item in loaded),
+            sum(item.space.block_bytes for item in loaded),
+        )
         for link in self._links.values():
             # From now on a worker that stops in the middle of a frame is lost.
             link.set_timeout(FRAME_TIMEOUT_S)
@@ -143,18 +156,7 @@ class GangExecutor:
 
     def submit(self, output: SchedulerOutput) -> None:
         """Send an iteration to every worker."""
-        if self._failure is not None:
-            raise self._failure
-        start_s = time.perf_counter()
-        data = next(iter(self._links.values())).encode(Run(output))
-        for rank, link in self._links.items():
-            try:
-                link.send_bytes(data)
-            except OSError:
-                self._fail(PeerLost(rank))
-                raise PeerLost(rank) from None
-        self._num_bytes += len(data) * len(self._links)
-        self._send_s += time.perf_counter() - start_s
+        self._broadcast(Run(output))
 
     def collect(self) -> StepResult:
         """Wait for the sampling rank's next answer."""
@@ -171,27 +173,39 @@ class GangExecutor:
         )
         return ran.result
 
-    @property
-    def space(self) -> ParkingSpace:
-        """Where every worker can park blocks."""
-        return ParkingSpace()
-
     def move(self, orders: BlockOrders) -> None:
-        """Nothing moves yet."""
+        """Send orders to every worker, behind the iterations in flight."""
+        self._broadcast(Move(orders))
 
     def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
-        """Nothing moves yet."""
-        return []
+        """The transfers that all ranks have finished."""
+        return self._transfers.take(timeout_s)
 
     def close(self) -> None:
-        """Close all connections; workers end when theirs is closed."""
+        """Tell the workers to end, and close all connections; they also end when theirs is lost."""
         if self._is_closing:
             return
         self._is_closing = True
         for link in self._links.values():
+            with contextlib.suppress(OSError):  # a worker that is gone has ended
+                link.send(End())
             link.close()
         self._listener.close()
         self._rendezvous.close()
+
+    def _broadcast(self, frame: ShardFrame) -> None:
+        if self._failure is not None:
+            raise self._failure
+        start_s = time.perf_counter()
+        data = next(iter(self._links.values())).encode(frame)
+        for rank, link in self._links.items():
+            try:
+                link.send_bytes(data)
+            except OSError:
+                self._fail(PeerLost(rank))
+                raise PeerLost(rank) from None
+        self._num_bytes += len(data) * len(self._links)
+        self._send_s += time.perf_counter() - start_s
 
     def _accept(self, deadline: float, has_ended: Callable[[], bool]) -> None:
         """Let one worker join, if one comes soon; one that can't prove itself is turned away."""
@@ -270,6 +284,8 @@ class GangExecutor:
             return
         if isinstance(frame, Ran) and rank == self._settings.sampling_rank:
             self._results.put(frame)
+        elif isinstance(frame, Moved):
+            self._transfers.add(rank, frame.results)
         elif isinstance(frame, Failed):
             self._fail(GroupError(f"rank {rank}: {frame.message}"))
         else:
@@ -279,3 +295,4 @@ class GangExecutor:
         if self._failure is None and not self._is_closing:
             self._failure = error
             self._results.put(error)
+            self._transfers.fail(error)

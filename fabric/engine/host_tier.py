@@ -20,8 +20,8 @@ class Arena(Protocol):
         """The bytes."""
         ...
 
-    def close(self) -> None:
-        """Give it back."""
+    def close(self, leaves_parked: bool = False) -> None:
+        """Give it back, or leave it to the next owner if it can."""
         ...
 
 
@@ -31,7 +31,7 @@ class OwnArena:
     def __init__(self, num_bytes: int) -> None:
         self.memory = mmap.mmap(-1, num_bytes)
 
-    def close(self) -> None:
+    def close(self, leaves_parked: bool = False) -> None:
         """Nothing: the memory goes with the last tensor over it."""
 
 
@@ -89,9 +89,9 @@ class HostTier:
         """Whether the slot holds a whole block, as its digest says."""
         return self._table[slot] in digests_in_slots(self._slots, [slot])
 
-    def close(self) -> None:
+    def close(self, leaves_parked: bool = False) -> None:
         """Give the arena back."""
-        self._arena.close()
+        self._arena.close(leaves_parked)
 
 
 def _table_bytes(num_slots: int) -> int:

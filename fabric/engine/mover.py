@@ -68,16 +68,12 @@ class Mover:
                 self._on_moved(TransferResult(transfer.number, f"there is no {transfer.tier} tier"))
 
     def close(self) -> None:
-        """Drop the transfers that wait, end those that run, and give the tiers back."""
-        if self._closing.is_set():
-            return
+        """Drop the transfers that wait, and return when those that run are over."""
         self._closing.set()
         for _ in self._threads:
             self._orders.put(None)
         for thread in self._threads:
             thread.join()
-        for tier in self._tiers.values():
-            tier.close()
 
     def _work(self) -> None:
         while (order := self._orders.get()) is not None and not self._closing.is_set():

@@ -2,21 +2,25 @@
 
 The driver speaks first: Challenge; the worker answers with Join. When it has loaded its shard it
 sends Loaded, and gets Begin with what all ranks have agreed on. From then on each Run makes it
-compute one iteration; the rank that samples answers each with Ran, in the same order.
+compute one iteration; the rank that samples answers each with Ran, in the same order. Each Move
+makes it begin transfers of blocks, between the iterations before and after it; every rank answers
+with Moved as they finish, which may be during iterations. End is the last frame.
 """
 
 import contextlib
 import socket
+import threading
 from dataclasses import dataclass
 
 from fabric.core.errors import ProtocolError
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
+from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
 from fabric.rpc.framing import LENGTH_BYTES, Framing
 from fabric.rpc.liveness import notice_lost_host
 from fabric.scheduler.output import SchedulerOutput, StepResult
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +44,10 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """From the worker: its shard is loaded, and its device has room for so many KV blocks."""
+    """From the worker: its shard is loaded; what room it has for KV blocks, and for parked ones."""
 
     num_blocks: int
+    space: ParkingSpace
     card: ModelCard
     defaults: GenerationDefaults
 
@@ -77,6 +82,25 @@ class Ran:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """From the driver: what to do with blocks before the next iteration."""
+
+    orders: BlockOrders
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """From every rank: transfers that it has finished."""
+
+    results: tuple[TransferResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """From the driver, last: the gang is not needed any more, nor what it has parked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """From the worker, last: why it can't go on; ``kind`` is the error's class."""
 
@@ -84,16 +108,28 @@ class Failed:
     message: str
 
 
-ShardFrame = Challenge | Join | Loaded | Begin | Run | Ran | Failed
-KINDS: tuple[type[ShardFrame], ...] = (Challenge, Join, Loaded, Begin, Run, Ran, Failed)
+ShardFrame = Challenge | Join | Loaded | Begin | Run | Ran | Failed | Move | Moved | End
+KINDS: tuple[type[ShardFrame], ...] = (
+    Challenge,
+    Join,
+    Loaded,
+    Begin,
+    Run,
+    Ran,
+    Failed,
+    Move,
+    Moved,
+    End,
+)
 
 
 class ShardLink:
-    """One end of a driver's connection to a worker; blocking, for one reader and one writer."""
+    """One end of a driver's connection to a worker; blocking, for one reader and any writers."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._framing: Framing[ShardFrame] = Framing(KINDS)
+        self._sending = threading.Lock()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         notice_lost_host(connection)
 
@@ -123,7 +159,8 @@ class ShardLink:
         Raises:
             OSError: The connection is lost.
         """
-        self._connection.sendall(data)
+        with self._sending:
+            self._connection.sendall(data)
 
     def receive(self) -> ShardFrame:
         """Wait for a frame.

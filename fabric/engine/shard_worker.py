@@ -12,20 +12,25 @@ from fabric.engine.shard_frames import (
     VERSION,
     Begin,
     Challenge,
+    End,
     Failed,
     Join,
     Loaded,
+    Move,
+    Moved,
     Ran,
     Run,
     ShardLink,
 )
 from fabric.engine.worker import Worker, WorkerPlace
+from fabric.kv.transfer import TransferResult
 from fabric.models.progress import Progress
 from fabric.parallel.formation import join, make_group
 from fabric.parallel.mesh import Axis, Mesh
 from fabric.parallel.rendezvous import Rendezvous
 from fabric.parallel.timed import TimedGroup
 from fabric.rpc.secret import Role, new_nonce, prove
+from fabric.scheduler.output import StepResult
 
 logger = logging.getLogger(__name__)
 
@@ -92,25 +97,44 @@ def _work(link: ShardLink, settings: ShardSettings, progress: Progress | None) -
         stack.callback(pipeline.close)
         place = WorkerPlace(mesh.parallel, tensor, pipeline, settings.layer_split)
         worker = Worker(settings.worker, progress, place)
-        link.send(Loaded(worker.max_num_blocks, worker.card, worker.defaults))
+        stack.callback(worker.close, leaves_parked=True)
+        link.send(Loaded(worker.max_num_blocks, worker.space, worker.card, worker.defaults))
         begin = link.receive()
         if not isinstance(begin, Begin):
             raise ProtocolError(f"the driver said {type(begin).__name__} instead of Begin")
-        worker.allocate(begin.num_blocks)
+        worker.allocate(begin.num_blocks, lambda result: _report_moved(link, result))
         _run_iterations(link, worker, (tensor, pipeline))
+        worker.close()
+
+
+def _report_moved(link: ShardLink, result: TransferResult) -> None:
+    with contextlib.suppress(OSError):  # the thread that receives ends the worker
+        link.send(Moved((result,)))
 
 
 def _run_iterations(link: ShardLink, worker: Worker, groups: tuple[TimedGroup, ...]) -> None:
     execute_s = 0.0
     while True:
-        frame = link.receive()
-        if not isinstance(frame, Run):
-            raise ProtocolError(f"the driver said {type(frame).__name__} instead of Run")
-        start_s = time.perf_counter()
-        result = worker.execute(frame.output)
-        execute_s += time.perf_counter() - start_s
-        if worker.answers:
-            num_calls = sum(group.traffic.calls.total() for group in groups)
-            num_bytes = sum(group.traffic.num_bytes.total() for group in groups)
-            waited_s = sum(group.elapsed_s for group in groups)
-            link.send(Ran(result, execute_s, num_calls, num_bytes, waited_s))
+        match link.receive():
+            case Run(output):
+                start_s = time.perf_counter()
+                result = worker.execute(output)
+                execute_s += time.perf_counter() - start_s
+                if worker.answers:
+                    link.send(_answer(result, execute_s, groups))
+            case Move(orders):
+                worker.move(orders)
+            case End():
+                return
+            case frame:
+                raise ProtocolError(f"the driver said {type(frame).__name__} instead of Run")
+
+
+def _answer(result: StepResult, execute_s: float, groups: tuple[TimedGroup, ...]) -> Ran:
+    return Ran(
+        result,
+        execute_s,
+        num_collectives=sum(group.traffic.calls.total() for group in groups),
+        collective_bytes=sum(group.traffic.num_bytes.total() for group in groups),
+        collective_s=sum(group.elapsed_s for group in groups),
+    )

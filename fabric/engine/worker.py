@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fabric.core.errors import ConfigError
+from fabric.core.errors import ConfigError, GroupError
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
@@ -90,7 +90,7 @@ class Worker:
         self.space: ParkingSpace = space_of(self._tiers, block)
         self._moved: queue.SimpleQueue[TransferResult] = queue.SimpleQueue()
         self._runner: ModelRunner
-        self._mover: Mover
+        self._mover: Mover | None = None
 
     @property
     def answers(self) -> bool:
@@ -133,6 +133,8 @@ class Worker:
 
     def move(self, orders: BlockOrders) -> None:
         """Poison blocks and begin transfers; copies go on beside the iterations that follow."""
+        if self._mover is None:
+            raise GroupError("a worker that has allocated nothing can move nothing")
         self._mover.move(orders)
 
     def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
@@ -144,6 +146,12 @@ class Worker:
                 results.append(self._moved.get_nowait())
         return results
 
-    def close(self) -> None:
-        """End the copies, and give back what blocks were parked in."""
-        self._mover.close()
+    def close(self, leaves_parked: bool = False) -> None:
+        """End the copies, and give back what blocks were parked in.
+
+        With ``leaves_parked``, memory that outlives the worker waits for its successor.
+        """
+        if self._mover is not None:
+            self._mover.close()
+        for tier in self._tiers.values():
+            tier.close(leaves_parked)

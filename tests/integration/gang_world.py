@@ -13,13 +13,15 @@ from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.executor import ExecutorCosts, LoadedExecutor
+from fabric.engine.gang_transfers import GangTransfers
 from fabric.engine.offline import Generated
 from fabric.engine.settings import EngineSettings, WorkerSettings
 from fabric.engine.shard_host import ProcessShardHost, start_gang
 from fabric.engine.worker import Worker, WorkerPlace
+from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
 from fabric.parallel.local import local_groups
 from fabric.scheduler.output import SchedulerOutput, StepResult
-from fabric.scheduler.scheduler import SchedulerConfig
+from fabric.scheduler.settings import SchedulerConfig
 
 PROMPTS = (
     "Once upon a time",
@@ -136,12 +138,20 @@ class ThreadExecutor:
             workers = list(pool.map(lambda p: Worker(settings.worker, place=p), places))
         self.card, self.defaults = workers[0].card, workers[0].defaults
         self.num_blocks = min(worker.max_num_blocks for worker in workers)
-        self._inboxes: list[queue.SimpleQueue[SchedulerOutput | None]] = []
+        self.space = ParkingSpace(
+            min(worker.space.num_host_slots for worker in workers),
+            min(worker.space.num_disk_slots for worker in workers),
+            sum(worker.space.block_bytes for worker in workers),
+        )
+        self._transfers = GangTransfers(len(workers))
+        self._inboxes: list[queue.SimpleQueue[SchedulerOutput | BlockOrders | None]] = []
         self._results: queue.SimpleQueue[StepResult] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        for worker in workers:
-            worker.allocate(self.num_blocks)
-            inbox: queue.SimpleQueue[SchedulerOutput | None] = queue.SimpleQueue()
+        for rank, worker in enumerate(workers):
+            worker.allocate(
+                self.num_blocks, lambda result, rank=rank: self._transfers.add(rank, [result])
+            )
+            inbox: queue.SimpleQueue[SchedulerOutput | BlockOrders | None] = queue.SimpleQueue()
             thread = threading.Thread(target=self._work, args=(worker, inbox), daemon=True)
             thread.start()
             self._inboxes.append(inbox)
@@ -154,14 +164,29 @@ class ThreadExecutor:
     def collect(self) -> StepResult:
         return self._results.get(timeout=30.0)
 
+    def move(self, orders: BlockOrders) -> None:
+        for inbox in self._inboxes:
+            inbox.put(orders)
+
+    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
+        return self._transfers.take(timeout_s)
+
     def close(self) -> None:
         for inbox in self._inboxes:
             inbox.put(None)
         for thread in self._threads:
             thread.join()
 
-    def _work(self, worker: Worker, inbox: "queue.SimpleQueue[SchedulerOutput | None]") -> None:
-        while (output := inbox.get()) is not None:
-            result = worker.execute(output)
+    def _work(
+        self,
+        worker: Worker,
+        inbox: "queue.SimpleQueue[SchedulerOutput | BlockOrders | None]",
+    ) -> None:
+        while (told := inbox.get()) is not None:
+            if isinstance(told, BlockOrders):
+                worker.move(told)
+                continue
+            result = worker.execute(told)
             if worker.answers:
                 self._results.put(result)
+        worker.close()

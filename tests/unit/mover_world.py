@@ -51,6 +51,11 @@ class Moving:
         self.begin(number, direction, tier, pairs)
         return self.wait()
 
+    def close(self) -> None:
+        self.mover.close()
+        for tier in self.tiers.values():
+            tier.close()
+
 
 def start_moving(settings: ParkingSettings, cache: Tensor) -> Moving:
     tiers = open_tiers(settings, block := block_format(cache.dtype))

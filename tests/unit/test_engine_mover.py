@@ -32,7 +32,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield start
     for moving in movings:
-        moving.mover.close()
+        moving.close()
 
 
 @pytest.mark.parametrize("debug", [False, True])

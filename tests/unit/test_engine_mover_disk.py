@@ -28,7 +28,7 @@ def moving(tmp_path: Path) -> Iterator[Moving]:
     started = start_moving(settings, random_cache())
     assert not started.run(1, OUT, DISK, PAIRS).error
     yield started
-    started.mover.close()
+    started.close()
 
 
 def file_of(moving: Moving) -> int:
@@ -114,7 +114,7 @@ def test_the_page_cache_is_used_where_there_is_no_direct_way(
     assert not load(moving)
     blocks = [block for block, _ in PAIRS]
     assert torch.equal(moving.cache[blocks], random_cache()[blocks])
-    moving.mover.close()
+    moving.close()
 
 
 @pytest.mark.parametrize(

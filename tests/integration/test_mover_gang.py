@@ -1,0 +1,128 @@
+"""Blocks leave the device and come back in every executor, and nobody notices in the tokens."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fabric.core.errors import GroupError
+from fabric.engine.build import BuiltEngine, build_engine
+from fabric.engine.executor import LoadedExecutor, LocalExecutor
+from fabric.engine.offline import generate
+from fabric.engine.settings import EngineSettings, ParkingSettings
+from fabric.engine.shard_host import ProcessShardHost, start_gang
+from fabric.engine.worker import Worker
+from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer, TransferResult
+from tests.integration.gang_world import (
+    PROMPTS,
+    Gang,
+    Layout,
+    requests,
+    start,
+    stories_settings,
+    tokens,
+)
+
+pytestmark = pytest.mark.dist
+
+NUM_PARKED = 100
+TIMEOUT_S = 20.0
+LAYOUTS = [Layout(1, 2), Layout(2, 1), Layout(1, 2, is_threads=True)]
+
+
+class WholeExecutor(LocalExecutor):
+    """A LocalExecutor that an engine can be built over."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        worker = Worker(settings.worker)
+        worker.allocate(worker.max_num_blocks)
+        super().__init__(worker)
+        self.card, self.defaults = worker.card, worker.defaults
+        self.num_blocks = worker.max_num_blocks
+
+
+@pytest.fixture(scope="module")
+def settings(stories_path: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineSettings:
+    parking = ParkingSettings(
+        host_bytes=4 * 2**20,
+        disk_bytes=4 * 2**20,
+        disk_dir=tmp_path_factory.mktemp("disk"),
+        debug=True,
+    )
+    stories = stories_settings(stories_path)
+    return replace(stories, worker=replace(stories.worker, parking=parking))
+
+
+@pytest.fixture(scope="module")
+def alone(settings: EngineSettings) -> BuiltEngine:
+    parking = ParkingSettings()
+    return build_engine(replace(settings, worker=replace(settings.worker, parking=parking)))
+
+
+@pytest.fixture(scope="module")
+def prompts(alone: BuiltEngine) -> list[list[int]]:
+    return [alone.tokenizer.encode(prompt) for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def expected(alone: BuiltEngine, prompts: list[list[int]]) -> list[list[list[int]]]:
+    return tokens(generate(alone.engine, requests(prompts)))
+
+
+@pytest.fixture(scope="module", params=["local", *LAYOUTS], ids=str)
+def gang(request: pytest.FixtureRequest, settings: EngineSettings) -> Iterator[Gang]:
+    if request.param == "local":
+        executor = WholeExecutor(settings)
+        started = Gang(settings, executor, executor.close)
+    else:
+        started = start(settings, request.param)
+    yield started
+    started.stop()
+
+
+def transfer(executor: LoadedExecutor, moved: Transfer) -> TransferResult:
+    executor.move(BlockOrders(transfers=(moved,)))
+    (result,) = executor.take_moved(TIMEOUT_S)
+    return result
+
+
+@pytest.mark.parametrize("tier", list(Tier))
+def test_blocks_that_were_away_hold_what_they_held(
+    gang: Gang, prompts: list[list[int]], expected: list[list[list[int]]], tier: Tier
+) -> None:
+    built, executor = gang.engine(), gang.executor
+    assert tokens(generate(built.engine, requests(prompts))) == expected
+    assert executor.space.num_slots(tier) >= NUM_PARKED
+    pairs = tuple((block, NUM_PARKED - 1 - block) for block in range(NUM_PARKED))
+    out = transfer(executor, Transfer(1_000_001, Direction.OUT, tier, pairs))
+    assert (out.number, out.error) == (1_000_001, "")
+    assert out.num_bytes == NUM_PARKED * executor.space.block_bytes
+    executor.move(BlockOrders(poisoned=tuple(range(NUM_PARKED))))
+    back = transfer(executor, Transfer(1_000_002, Direction.IN, tier, pairs))
+    assert (back.number, back.error) == (1_000_002, "")
+    again = generate(built.engine, requests(prompts))
+    assert tokens(again) == expected
+    assert sum(r.usage.cached_tokens for r in again.values() if r.usage) > 0
+
+
+def test_a_slot_that_was_never_written_fails_and_the_gang_goes_on(
+    gang: Gang, prompts: list[list[int]], expected: list[list[list[int]]]
+) -> None:
+    moved = Transfer(1_000_003, Direction.IN, Tier.DISK, ((0, NUM_PARKED + 1),))
+    result = transfer(gang.executor, moved)
+    assert result.error.endswith(f"slot {NUM_PARKED + 1} for block 0 is not what was stored")
+    built = gang.engine()
+    assert tokens(generate(built.engine, requests(prompts))) == expected
+
+
+def test_a_lost_worker_is_raised_to_who_waits_for_transfers(settings: EngineSettings) -> None:
+    cut = Layout(1, 2).cut(settings)
+    host = ProcessShardHost(cut.parallel)
+    executor = start_gang(cut, host)
+    try:
+        host.stop()
+        with pytest.raises(GroupError):
+            executor.take_moved(TIMEOUT_S)
+    finally:
+        executor.close()
