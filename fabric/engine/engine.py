@@ -5,10 +5,14 @@ from dataclasses import replace
 
 from fabric.core.clock import Clock
 from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, SequenceDelta
+from fabric.core.status import RequestStatus
 from fabric.engine.executor import Executor
 from fabric.engine.text_output import TextOutput
 from fabric.scheduler.output import SchedulerOutput, SequenceUpdate
+from fabric.scheduler.policies import PolicyConfig
 from fabric.scheduler.scheduler import Scheduler
+
+_COPY_WAIT_S = 0.05
 
 
 class Engine:
@@ -38,6 +42,18 @@ class Engine:
         """Why the workers can't go on, if so; the next step raises it."""
         return self._executor.failure
 
+    def explain(self) -> tuple[RequestStatus, ...]:
+        """Where each live request is, why it was preempted, and what that has cost."""
+        return self._scheduler.explain(self._clock.now())
+
+    def set_policy(self, config: PolicyConfig) -> None:
+        """Schedule by another policy from the next iteration on.
+
+        Raises:
+            ConfigError: The policy can't be told so.
+        """
+        self._scheduler.set_policy(config, self._clock.now())
+
     def add(self, request: GenerationRequest) -> None:
         """Take a request in.
 
@@ -58,8 +74,11 @@ class Engine:
         Raises:
             GroupError: The workers can't go on.
         """
+        self._take_moved()
         self._fill_pipeline()
         if not self._in_flight:
+            if self._scheduler.num_transfers:
+                self._take_moved(_COPY_WAIT_S)
             return self._outputs([])
         result = self._executor.collect()
         output = self._in_flight.popleft()
@@ -86,10 +105,24 @@ class Engine:
     def _fill_pipeline(self) -> None:
         while len(self._in_flight) < self._executor.num_batches:
             output = self._scheduler.schedule(self._clock.now())
+            if orders := self._scheduler.take_orders():
+                self._executor.move(orders)
+                self._finish_copies_first()
             if not output.scheduled:
                 return
             self._executor.submit(output)
             self._in_flight.append(output)
+
+    def _take_moved(self, timeout_s: float = 0.0) -> None:
+        if moved := self._executor.take_moved(timeout_s):
+            self._scheduler.finish_transfers(moved, self._clock.now())
+
+    def _finish_copies_first(self) -> None:
+        """Wait for all copies if they are to be on the critical path, as a baseline."""
+        start_s = self._clock.now()
+        while self._scheduler.waits_for_copies(self._clock.now()):
+            self._take_moved(_COPY_WAIT_S)
+        self._scheduler.note_stall(self._clock.now() - start_s)
 
     def _outputs(self, updates: list[SequenceUpdate]) -> list[RequestOutput]:
         deltas: dict[str, list[SequenceDelta]] = {}

@@ -48,7 +48,7 @@ class KVCacheManager:
         self.prefix_cache = prefix_cache
         self.space = space
         self._pool = BlockPool(num_blocks, notes_emptied=debug)
-        self._parking = Parking(self._pool, space, block_size, prefix_cache)
+        self._parking = Parking(self._pool, space, block_size, prefix_cache, self._release)
         self._tables: dict[int, BlockTable] = {}
         self._copies: dict[int, int] = {}
         self._held: list[int] = []
@@ -72,6 +72,11 @@ class KVCacheManager:
     def num_transfers(self) -> int:
         """Transfers under way."""
         return self._parking.num_flights
+
+    @property
+    def num_leaving_blocks(self) -> int:
+        """Blocks that transfers under way are about to free."""
+        return self._parking.num_leaving
 
     def num_parked_blocks(self, tier: Tier) -> int:
         """Slots of a tier that are in use."""

@@ -1,6 +1,7 @@
 """The fenced protocol that moves KV blocks between the device and the tiers below it."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fabric.kv.block_pool import BlockPool
@@ -38,12 +39,21 @@ class Parking:
     Source: FastServe (Wu et al.), section 4.2, with the synchronisation that its code lacks.
     """
 
-    def __init__(self, pool: BlockPool, space: ParkingSpace, block_size: int, caches: bool) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        space: ParkingSpace,
+        block_size: int,
+        caches: bool,
+        release: Callable[[int], None],
+    ) -> None:
+        """Start with nothing parked; ``release`` takes a user away from a device block."""
         self.tables: dict[int, BlockTable] = {}
         self.slots = {
             tier: BlockPool(space.num_slots(tier)) for tier in _TIERS if space.num_slots(tier)
         }
         self._pool = pool
+        self._release = release
         self._block_size = block_size
         self._caches = caches
         self._pins: dict[int, set[int]] = {}
@@ -56,6 +66,15 @@ class Parking:
     def num_flights(self) -> int:
         """Transfers under way, those that nobody waits for among them."""
         return len(self._flights)
+
+    @property
+    def num_leaving(self) -> int:
+        """Device blocks that transfers under way are about to free."""
+        return sum(
+            len(flight.transfer.pairs)
+            for flight in self._flights.values()
+            if flight.transfer.direction is Direction.OUT and not flight.is_abandoned
+        )
 
     def num_users(self, block: int) -> int:
         """How many resident sequences use a block."""
@@ -74,7 +93,7 @@ class Parking:
         if not self._has_room(table, moving):
             return False
         for block in reversed(table.blocks[num_blocks:]):
-            self._pool.release(block)
+            self._release(block)
         del table.blocks[num_blocks:]
         self.tables[key] = table
         for block in table.blocks:
@@ -111,15 +130,18 @@ class Parking:
     def fetch(self, key: int, num_blocks: int, num_spare: int) -> bool:
         """Begin to move a parked sequence in; False, and no change: too few blocks are free.
 
-        Its table gets ``num_blocks`` blocks in all, and ``num_spare`` others stay free.
+        One that is on its way out turns back, without what has left already. Its table gets
+        ``num_blocks`` blocks in all, and ``num_spare`` others stay free.
         """
         table, pool = self.tables[key], self._pool
+        assert table.residence is not Residence.COPYING_IN
         found = {p: b for p in table.slots if (b := self._cached_block(table, p)) is not None}
         num_revived = sum(1 for block in found.values() if pool.refcount(block) == 0)
         num_new = num_blocks - len(table.blocks) + len(table.slots) - len(found)
         if num_new + num_revived + num_spare > pool.num_free:
             return False
         self._unpin(key, table)
+        table.flights = set()
         for position, block in found.items():
             pool.share(block)
             table.blocks[position] = block
@@ -183,7 +205,7 @@ class Parking:
             self._release_slot(place)
         for block in reversed(table.blocks):
             if block != ABSENT:
-                self._pool.release(block)
+                self._release(block)
 
     def take_started(self) -> tuple[Transfer, ...]:
         """The transfers begun since the last call."""
@@ -290,13 +312,13 @@ class Parking:
             table.blocks[position] = ABSENT
             table.slots[position] = place
             self.slots[place[0]].share(place[1])
-            self._pool.release(block)
+            self._release(block)
 
     def _land(self, block: int) -> None:
         self._flying[block] -= 1
         if not self._flying[block]:
             del self._flying[block]
-        self._pool.release(block)
+        self._release(block)
 
     def _unpin(self, key: int, table: BlockTable) -> None:
         for block in table.blocks:

@@ -17,6 +17,9 @@ class StepPlan:
     def __len__(self) -> int:
         return len(self._chosen)
 
+    def __contains__(self, key: int) -> bool:
+        return key in self._chosen
+
     def add(self, sequence: SequenceState, num_new_tokens: int, allocation: Allocation) -> None:
         """Compute the next ``num_new_tokens`` tokens of a sequence."""
         self.budget -= num_new_tokens

@@ -11,11 +11,18 @@ NEVER = 2**63
 
 
 class SequenceStatus(Enum):
-    """Where a sequence is: only a running one holds blocks."""
+    """Where a sequence is.
+
+    A waiting one has no KV. A running one has all of it on the device, whether or not the next
+    iteration computes it. The others' is in a tier, or on its way.
+    """
 
     NEW = "new"
     WAITING = "waiting"
     RUNNING = "running"
+    COPYING_OUT = "copying_out"
+    PARKED = "parked"
+    COPYING_IN = "copying_in"
     FINISHED = "finished"
 
 
@@ -23,12 +30,14 @@ class RequestState:
     """A request from its arrival to its end; times are seconds on the caller's clock.
 
     ``sequences`` holds the live ones by index, ``unfinished`` the indices that haven't ended:
-    before the fork, sequence 0 stands for all of them.
+    before the fork, sequence 0 stands for all of them. ``last_preemption`` says why one of them
+    last had to give way.
     """
 
     __slots__ = (
         "admitted_s", "arrival_s", "cached_tokens", "deadline_s", "first_token_s",
-        "num_output_tokens", "num_preemptions", "number", "sequences", "source", "unfinished",
+        "last_preemption", "num_output_tokens", "num_preemptions", "number", "recomputed_tokens",
+        "sequences", "source", "swapped_bytes", "swapped_s", "unfinished",
     )  # fmt: skip
 
     def __init__(self, source: GenerationRequest, number: int, now: float) -> None:
@@ -41,6 +50,10 @@ class RequestState:
         self.cached_tokens = 0
         self.num_output_tokens = 0
         self.num_preemptions = 0
+        self.last_preemption = ""
+        self.swapped_s = 0.0
+        self.swapped_bytes = 0
+        self.recomputed_tokens = 0
         self.sequences: dict[int, SequenceState] = {}
         self.unfinished = set(range(source.sampling.n))
 
@@ -51,12 +64,13 @@ class RequestState:
             usage=Usage(
                 len(self.source.prompt_token_ids), self.num_output_tokens, self.cached_tokens
             ),
-            timing=self._timing(now),
+            timing=self.timing(now),
             error=error,
             unfinished=tuple((index, reason) for index in sorted(self.unfinished)),
         )
 
-    def _timing(self, now: float) -> Timing:
+    def timing(self, now: float) -> Timing:
+        """Where its time has gone until now."""
         admitted = now if self.admitted_s is None else self.admitted_s
         first_token = now if self.first_token_s is None else self.first_token_s
         return Timing(
@@ -66,6 +80,9 @@ class RequestState:
             decode_s=now - first_token,
             e2e_s=now - self.arrival_s,
             num_preemptions=self.num_preemptions,
+            swapped_s=self.swapped_s,
+            swapped_bytes=self.swapped_bytes,
+            recomputed_tokens=self.recomputed_tokens,
         )
 
 
@@ -77,12 +94,14 @@ class SequenceState:
     ``num_scheduled_tokens`` counts the computed ones and those that iterations in flight compute.
     The workers know the first ``num_known_tokens``, none if they don't know the sequence; results
     of iterations before ``first_step``, when they learn of it, are of blocks that it has lost.
+    ``num_lost_tokens`` had KV when it was preempted and are to be computed again. ``since_s`` is
+    when it came to be where it is, and ``ticket`` its entry in the waiting queue, 0 for none.
     """
 
     __slots__ = (
         "chain", "first_step", "index", "key", "num_computed_tokens", "num_known_tokens",
-        "num_preemptions", "num_prompt_tokens", "num_samples", "num_scheduled_tokens", "rank",
-        "request", "status", "tokens",
+        "num_lost_tokens", "num_preemptions", "num_prompt_tokens", "num_samples",
+        "num_scheduled_tokens", "rank", "request", "since_s", "status", "ticket", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +118,9 @@ class SequenceState:
         self.num_known_tokens = 0
         self.num_samples = 1
         self.num_preemptions = 0
+        self.num_lost_tokens = 0
+        self.since_s = request.arrival_s
+        self.ticket = 0
         self.status = SequenceStatus.NEW
         self.rank: tuple[float, ...] = ()
         self.first_step = NEVER
@@ -110,6 +132,18 @@ class SequenceState:
         child.num_computed_tokens = self.num_computed_tokens
         child.num_scheduled_tokens = self.num_computed_tokens
         return child
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that no iteration has been given to compute yet."""
+        return len(self.tokens) - self.num_scheduled_tokens
+
+    def lose(self, num_tokens: int = 0) -> None:
+        """Keep only the KV of the first tokens; results under way are void."""
+        self.num_computed_tokens = num_tokens
+        self.num_scheduled_tokens = num_tokens
+        self.num_known_tokens = 0
+        self.first_step = NEVER
 
     def introduce(self, block_ids: tuple[int, ...]) -> NewSequence:
         """All that the workers must know of the sequence."""

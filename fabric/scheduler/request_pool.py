@@ -1,32 +1,43 @@
 """All live requests, and the only ways in which their sequences change state."""
 
 from bisect import insort
+from collections.abc import Iterator
 from operator import attrgetter
 
 from fabric.core.errors import RequestError
 from fabric.core.request import FinishReason, GenerationRequest
 from fabric.kv.manager import KVCacheManager
 from fabric.kv.prefix import PrefixChain, root_hash
+from fabric.kv.table import Residence
 from fabric.scheduler.output import RequestEnd
 from fabric.scheduler.pace import Pace
-from fabric.scheduler.policy import Policy
-from fabric.scheduler.request import NEVER, RequestState, SequenceState, SequenceStatus
+from fabric.scheduler.policy import Policy, Rank
+from fabric.scheduler.request import RequestState, SequenceState, SequenceStatus
 from fabric.scheduler.waiting import DeadlineQueue, WaitingQueue
 
 _BY_RANK = attrgetter("rank")
+_STATUS_OF = {
+    Residence.RESIDENT: SequenceStatus.RUNNING,
+    Residence.COPYING_OUT: SequenceStatus.COPYING_OUT,
+    Residence.PARKED: SequenceStatus.PARKED,
+    Residence.COPYING_IN: SequenceStatus.COPYING_IN,
+}
 
 
 class RequestPool:
-    """Sequences that wait, run and end, with their blocks: running ones hold some, others none.
+    """Sequences and their places: on the device, off it, on the way, or nowhere yet.
 
-    ``running`` is in the policy's order. ``num_slots`` counts running sequences, those that a
-    fork will add included. ``released`` are the keys that the workers are to forget, ``ended``
-    the requests whose end nobody has taken yet.
+    ``running`` are on the device, in the policy's order; ``waiting`` are those that have no KV
+    and the parked ones; ``moving`` those on their way, by key. ``num_slots`` counts running
+    sequences and those that arrive, siblings that a fork will add included. ``released`` are the
+    keys that the workers are to forget, ``ended`` the requests whose end nobody has taken yet.
     """
 
     def __init__(self, kv: KVCacheManager, policy: Policy) -> None:
+        self.policy = policy
         self.running: list[SequenceState] = []
         self.waiting = WaitingQueue()
+        self.moving: dict[int, SequenceState] = {}
         self.deadlines = DeadlineQueue()
         self.pace = Pace()
         self.requests: dict[str, RequestState] = {}
@@ -35,8 +46,8 @@ class RequestPool:
         self.ended: list[RequestEnd] = []
         self.num_slots = 0
         self.num_preemptions = 0
+        self.num_recomputed_tokens = 0
         self._kv = kv
-        self._policy = policy
         self._num_requests = 0
         self._num_keys = 0
 
@@ -52,31 +63,59 @@ class RequestPool:
         self.requests[source.request_id] = request
         self.deadlines.push(request)
         self._enroll(sequence, now)
-        self.waiting.push(sequence)
+        self._place(sequence, SequenceStatus.WAITING, now)
 
-    def admit(self, sequence: SequenceState, cached: list[int]) -> None:
-        """Let the first of the waiting sequences run, from its cached blocks on."""
-        popped = self.waiting.pop()
-        assert popped is sequence
+    def admit(self, sequence: SequenceState, cached: list[int], now: float) -> None:
+        """Let a waiting sequence run, from its cached blocks on."""
         self._kv.open(sequence.key, sequence.chain, cached)
-        sequence.num_computed_tokens = len(cached) * self._kv.block_size
-        sequence.num_scheduled_tokens = sequence.num_computed_tokens
-        self._run(sequence)
+        num_cached = len(cached) * self._kv.block_size
+        sequence.lose(num_cached)
+        num_recomputed = max(0, sequence.num_lost_tokens - num_cached)
+        sequence.num_lost_tokens = 0
+        sequence.request.recomputed_tokens += num_recomputed
+        self.num_recomputed_tokens += num_recomputed
+        self._place(sequence, SequenceStatus.RUNNING, now)
 
-    def preempt(self, sequence: SequenceState) -> None:
-        """Take a running sequence's blocks; it waits to be computed again with its tokens.
+    def recompute(self, sequence: SequenceState, now: float) -> None:
+        """Take all of a sequence's blocks; it waits to be computed again with its tokens.
 
         It may be in flight: workers run iterations in order, so they are done with its blocks
         before a later iteration writes to them.
         """
-        self._stop_running(sequence)
-        sequence.num_computed_tokens = 0
-        sequence.num_scheduled_tokens = 0
-        sequence.first_step = NEVER
-        sequence.num_preemptions += 1
-        sequence.request.num_preemptions += 1
-        self.num_preemptions += 1
-        self.waiting.push(sequence)
+        self._kv.free(sequence.key)
+        self._count_preemption(sequence)
+        sequence.num_lost_tokens = sequence.num_computed_tokens
+        self._forget(sequence)
+        sequence.lose()
+        self._place(sequence, SequenceStatus.WAITING, now)
+
+    def park(self, sequence: SequenceState, now: float) -> bool:
+        """Begin to move a running sequence off the device; False, and no change: no room."""
+        if not self._kv.park(sequence.key, sequence.num_computed_tokens):
+            return False
+        self._count_preemption(sequence)
+        self._forget(sequence)
+        sequence.lose(sequence.num_computed_tokens)
+        self.follow(sequence, now)
+        return True
+
+    def fetch(self, sequence: SequenceState, num_tokens: int, num_spare: int, now: float) -> bool:
+        """Begin to move a parked sequence onto the device; False, and no change: no room."""
+        if not self._kv.fetch(sequence.key, num_tokens, num_spare):
+            return False
+        self.follow(sequence, now)
+        return True
+
+    def resume(self, sequence: SequenceState, now: float) -> bool:
+        """Let a sequence run again that was to leave but is on the device still."""
+        if not self._kv.resume(sequence.key):
+            return False
+        self.follow(sequence, now)
+        return True
+
+    def follow(self, sequence: SequenceState, now: float) -> None:
+        """Put a sequence to where its KV is."""
+        self._place(sequence, _STATUS_OF[self._kv.residence(sequence.key)], now)
 
     def fork(self, parent: SequenceState, now: float) -> list[SequenceState]:
         """Make the siblings of a sequence that has computed its prompt; they don't run yet."""
@@ -87,15 +126,40 @@ class RequestPool:
             self._enroll(child, now)
         return children
 
-    def run_fork(self, parent: SequenceState, child: SequenceState) -> None:
+    def run_fork(self, parent: SequenceState, child: SequenceState, now: float) -> None:
         """Let a new sibling run on its parent's blocks."""
         self._kv.fork(parent.key, child.key, child.chain)
-        self._run(child)
+        self._place(child, SequenceStatus.RUNNING, now)
+
+    def rerank(self, sequence: SequenceState, rank: Rank) -> None:
+        """Put a sequence at another place in the order."""
+        if rank == sequence.rank:
+            return
+        if sequence.status is SequenceStatus.RUNNING:
+            self.running.remove(sequence)
+            sequence.rank = rank
+            insort(self.running, sequence, key=_BY_RANK)
+            return
+        sequence.rank = rank
+        if sequence.ticket:
+            self.waiting.remove(sequence)
+            self.waiting.push(sequence)
+
+    def change_policy(self, policy: Policy, now: float) -> None:
+        """Order all live sequences anew."""
+        self.policy = policy
+        for sequence in self.sequences.values():
+            self.rerank(sequence, policy.enroll(sequence, now))
+
+    def swapped(self) -> Iterator[SequenceState]:
+        """The sequences whose KV is off the device or on its way."""
+        yield from self.moving.values()
+        yield from (s for s in self.waiting if s.status is SequenceStatus.PARKED)
 
     def finish(self, sequence: SequenceState, now: float) -> None:
         """End a sequence by itself, and its request if it was the last."""
         request = sequence.request
-        self._drop(sequence)
+        self._drop(sequence, now)
         request.unfinished.discard(sequence.index)
         if not request.unfinished:
             self._end(request, now, None, FinishReason.STOP)
@@ -105,7 +169,7 @@ class RequestPool:
     ) -> None:
         """End a request and all of its sequences, wherever they are."""
         for sequence in list(request.sequences.values()):
-            self._drop(sequence)
+            self._drop(sequence, now)
         self._end(request, now, error, reason)
 
     def _next_key(self) -> int:
@@ -113,29 +177,49 @@ class RequestPool:
         return self._num_keys
 
     def _enroll(self, sequence: SequenceState, now: float) -> None:
-        sequence.rank = self._policy.enroll(sequence, now)
+        sequence.rank = self.policy.enroll(sequence, now)
         sequence.request.sequences[sequence.index] = sequence
         self.sequences[sequence.key] = sequence
 
-    def _run(self, sequence: SequenceState) -> None:
-        sequence.status = SequenceStatus.RUNNING
-        self.num_slots += sequence.num_samples
-        insort(self.running, sequence, key=_BY_RANK)
+    def _place(self, sequence: SequenceState, status: SequenceStatus, now: float) -> None:
+        """Move a sequence from one place to another, and count the time that it was away."""
+        before = sequence.status
+        if before is status:
+            return
+        if before is SequenceStatus.RUNNING:
+            self.running.remove(sequence)
+        elif sequence.ticket:
+            self.waiting.remove(sequence)
+        else:
+            self.moving.pop(sequence.key, None)
+        if before in _IS_AWAY:
+            sequence.request.swapped_s += now - sequence.since_s
+        self.num_slots += sequence.num_samples * (_HAS_SLOT[status] - _HAS_SLOT[before])
+        sequence.status = status
+        sequence.since_s = now
+        if status is SequenceStatus.RUNNING:
+            insort(self.running, sequence, key=_BY_RANK)
+        elif status in _WAITS:
+            self.waiting.push(sequence)
+        elif status is not SequenceStatus.FINISHED:
+            self.moving[sequence.key] = sequence
 
-    def _stop_running(self, sequence: SequenceState) -> None:
-        self.running.remove(sequence)
-        self.num_slots -= sequence.num_samples
-        self._kv.free(sequence.key)
+    def _count_preemption(self, sequence: SequenceState) -> None:
+        if sequence.status is SequenceStatus.RUNNING:
+            sequence.num_preemptions += 1
+            sequence.request.num_preemptions += 1
+            self.num_preemptions += 1
+
+    def _forget(self, sequence: SequenceState) -> None:
         if sequence.num_known_tokens:
-            sequence.num_known_tokens = 0
             self.released.append(sequence.key)
 
-    def _drop(self, sequence: SequenceState) -> None:
-        if sequence.status is SequenceStatus.RUNNING:
-            self._stop_running(sequence)
-        elif sequence.status is SequenceStatus.WAITING:
-            self.waiting.discard(sequence)
-        sequence.status = SequenceStatus.FINISHED
+    def _drop(self, sequence: SequenceState, now: float) -> None:
+        if sequence.status not in (SequenceStatus.WAITING, SequenceStatus.NEW):
+            self._kv.free(sequence.key)
+        self._forget(sequence)
+        self._place(sequence, SequenceStatus.FINISHED, now)
+        self.policy.leave(sequence, now)
         del self.sequences[sequence.key]
         del sequence.request.sequences[sequence.index]
 
@@ -147,3 +231,11 @@ class RequestPool:
         del self.requests[request.source.request_id]
         self.deadlines.trim(len(self.requests))
         self.pace.note_end(now)
+
+
+_IS_AWAY = (SequenceStatus.COPYING_OUT, SequenceStatus.PARKED, SequenceStatus.COPYING_IN)
+_WAITS = (SequenceStatus.WAITING, SequenceStatus.PARKED)
+_HAS_SLOT = {
+    status: status in (SequenceStatus.RUNNING, SequenceStatus.COPYING_IN)
+    for status in SequenceStatus
+}

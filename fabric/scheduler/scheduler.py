@@ -1,23 +1,21 @@
 """What to compute in each iteration, and what becomes of the tokens that it gives."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
 
 from fabric.core.errors import (
-    ConfigError,
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
     RequestCancelled,
 )
-from fabric.core.request import (
-    FinishReason,
-    GenerationRequest,
-    LoadReport,
-    StopMatch,
-)
+from fabric.core.profile import Profile
+from fabric.core.request import FinishReason, GenerationRequest, LoadReport, StopMatch
+from fabric.core.status import RequestStatus
 from fabric.kv.manager import KVCacheManager
+from fabric.kv.transfer import BlockOrders, Direction, Tier, TransferResult
 from fabric.scheduler.admission import check_fits
+from fabric.scheduler.batch_chooser import BatchChooser
+from fabric.scheduler.explain import explain
 from fabric.scheduler.output import (
     RequestEnd,
     SampledTokens,
@@ -26,63 +24,28 @@ from fabric.scheduler.output import (
     StepResult,
 )
 from fabric.scheduler.plan import StepPlan
-from fabric.scheduler.policies import PolicyConfig
-from fabric.scheduler.policy import FCFS, Policy
+from fabric.scheduler.policies import PolicyConfig, make_policy
+from fabric.scheduler.policy import Policy
 from fabric.scheduler.request import SequenceState, SequenceStatus
 from fabric.scheduler.request_pool import RequestPool
+from fabric.scheduler.settings import SchedulerConfig
 from fabric.scheduler.stopping import ending_of
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    """Limits of one scheduler.
-
-    ``max_num_seqs`` bounds running sequences, ``max_num_batched_tokens`` the tokens of one
-    iteration, ``max_num_waiting`` the queue, ``max_model_len`` prompt and output together;
-    ``watermark`` is the share of blocks that admission leaves free for those that run.
-    ``num_batches`` iterations may be in flight, one for each pipeline stage; the running
-    sequences are shared out among them. ``policy`` says who goes first. ``swap`` is when blocks
-    move off the device, if there is where to, and ``preemption`` what becomes of a victim; a
-    transfer that takes longer than ``transfer_timeout_s`` counts as failed.
-    """
-
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512
-    max_num_waiting: int = 1024
-    watermark: float = 0.01
-    max_model_len: int = 2048
-    num_batches: int = 1
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    swap: Literal["proactive", "on_demand", "blocking"] = "on_demand"
-    preemption: Literal["auto", "swap", "recompute"] = "auto"
-    transfer_timeout_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_waiting", "max_model_len", "num_batches"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            raise ConfigError(
-                f"max_num_batched_tokens is {self.max_num_batched_tokens}; each of max_num_seqs = "
-                f"{self.max_num_seqs} running sequences needs a token in every iteration"
-            )
-        if self.transfer_timeout_s <= 0.0:
-            raise ConfigError(f"transfer_timeout_s is {self.transfer_timeout_s}; above 0 is needed")
-        if not 0.0 <= self.watermark < 1.0:
-            raise ConfigError(f"watermark is {self.watermark}; allowed: 0 up to, not with, 1")
+from fabric.scheduler.swapper import Swapper
 
 
 class Scheduler:
-    """Decides each iteration: running sequences first, then waiting ones, in one token budget.
+    """Decides each iteration: the sequences that rank first, in one token budget.
 
     A sequence is known by how many of its tokens have KV; whether the rest is a prompt, a chunk
-    of one, or the last sampled token makes no difference. When blocks run out, the policy's
-    victim gives up all of its own and waits again, to be recomputed later with the tokens that
-    it has. Blocks for all of a sequence's tokens are taken at its admission, so prompts that are
-    half computed never compete for blocks.
+    of one, or the last sampled token makes no difference. Blocks for all of a sequence's tokens
+    are taken at its admission, so prompts that are half computed never compete for blocks. When
+    blocks run out, the sequence that ranks last gives up its own: they are moved to a tier, or
+    dropped and recomputed later, whichever is cheaper. Under a preemptive policy sequences that
+    wait also take the places of those that rank after them.
 
     Source: Orca (Yu et al., OSDI 2022), sections 3.1 and 4.1; vLLM (Kwon et al., SOSP 2023),
-    section 4.5; chunked prefill: Sarathi-Serve (Agrawal et al., OSDI 2024), section 4.
+    section 4.5; chunked prefill: Sarathi-Serve (Agrawal et al., OSDI 2024), section 4; preemption
+    at token granularity: FastServe (Wu et al.), section 4.
     """
 
     def __init__(
@@ -90,25 +53,51 @@ class Scheduler:
         config: SchedulerConfig,
         kv: KVCacheManager,
         eos_token_ids: frozenset[int],
-        policy: Policy = FCFS(),  # noqa: B008 (a value without state)
+        policy: Policy | None = None,
+        profile: Profile | None = None,
     ) -> None:
+        """Make a scheduler without requests.
+
+        Args:
+            config: Its limits.
+            kv: The blocks that it gives out.
+            eos_token_ids: The tokens that end a sequence.
+            policy: Who goes first; None: the one that ``config`` names.
+            profile: How long iterations and copies take; None: a rough guess.
+        """
         self._config = config
         self._kv = kv
         self._eos_token_ids = eos_token_ids
-        self._policy = policy
+        self._profile = profile or Profile.flat(0.01, 0.0005)
+        policy = policy or make_policy(config.policy, self._profile, config.max_num_seqs)
         self._pool = RequestPool(kv, policy)
-        self._num_spare_blocks = int(config.watermark * kv.num_blocks)
+        self._swapper = Swapper(config, kv, self._pool, self._profile)
+        self._chooser = BatchChooser(config, kv, self._pool, self._swapper)
         self._step = 0
         self._num_steps = 0
         self._num_tokens = 0
-        self._prefix_hit_tokens = 0
-        self._prefix_query_tokens = 0
         self._now = 0.0
+        self._updated_s = 0.0
+        self._starts_s: dict[int, float] = {}
+        self._orders = BlockOrders()
+        self._plan = StepPlan(config.max_num_batched_tokens)
 
     @property
     def has_work(self) -> bool:
-        """Whether a request is unfinished, or its end not taken yet."""
-        return bool(self._pool.requests or self._pool.ended)
+        """Whether a request is unfinished, its end not taken yet, or a copy under way."""
+        return bool(self._pool.requests or self._pool.ended or self._swapper.num_under_way)
+
+    @property
+    def num_transfers(self) -> int:
+        """Transfers under way that sequences may wait for."""
+        return self._swapper.num_under_way
+
+    def waits_for_copies(self, now: float) -> bool:
+        """Whether transfers under way are to be over before anything else is computed."""
+        if self._config.swap != "blocking":
+            return False
+        self._swapper.abandon_late(now)
+        return self._swapper.num_under_way > 0
 
     def add(self, request: GenerationRequest, now: float) -> None:
         """Queue a request.
@@ -127,6 +116,7 @@ class Scheduler:
                 f"{num_waiting} sequences wait already", self._pool.pace.time_for_s(num_waiting)
             )
         self._pool.add(request, now)
+        self._swapper.note_arrival(len(request.prompt_token_ids), now)
 
     def cancel(self, request_id: str) -> None:
         """End a request and free its blocks; it may have ended already."""
@@ -135,26 +125,64 @@ class Scheduler:
             error = RequestCancelled("the request was cancelled")
             self._pool.abort(request, self._now, error, FinishReason.CANCELLED)
 
-    def preempt(self, request_id: str) -> None:
-        """Make a request's running sequences give up their blocks, to be recomputed later."""
+    def preempt(self, request_id: str, swap: bool = False) -> None:
+        """Make a request's running sequences give up their blocks.
+
+        With ``swap`` they are moved off the device if there is room, else dropped.
+        """
         request = self._pool.requests.get(request_id)
         for sequence in list(request.sequences.values()) if request else ():
             if sequence.status is SequenceStatus.RUNNING:
-                self._pool.preempt(sequence)
+                sequence.request.last_preemption = "it was told to"
+                has_kv = swap and sequence.num_computed_tokens > 0
+                if not has_kv or not self._pool.park(sequence, self._now):
+                    self._pool.recompute(sequence, self._now)
+
+    def set_policy(self, config: PolicyConfig, now: float) -> None:
+        """Order all requests, those that run among them, by another policy from now on.
+
+        Raises:
+            ConfigError: The policy can't be told so.
+        """
+        policy = make_policy(config, self._profile, self._config.max_num_seqs)
+        self._pool.change_policy(policy, now)
 
     def schedule(self, now: float) -> SchedulerOutput:
-        """Choose what the next iteration computes, after ending requests whose time is over."""
+        """Choose what the next iteration computes, after ending requests whose time is over.
+
+        Orders that :meth:`take_orders` then gives are due before it.
+        """
         self._now = now
         self._end_expired(now)
+        self._swapper.abandon_late(now)
+        for sequence, rank in self._pool.policy.promote(now):
+            self._pool.rerank(sequence, rank)
         plan = StepPlan(self._config.max_num_batched_tokens)
-        if not self._plan_running(plan):
-            self._plan_waiting(plan, now)
+        self._plan_sequences(plan, self._chooser.choose(now))
+        self._swapper.move_ahead(plan, now)
+        self._swapper.note_plan(plan, now)
+        self._plan = plan
         self._step += 1
+        self._orders = self._swapper.take_orders(now)
         # An empty iteration never reaches the workers, so what they are to forget waits.
         released = tuple(self._pool.released) if plan else ()
         if plan:
             self._pool.released.clear()
+            self._starts_s[self._step] = now
         return plan.finish(self._step, self._kv, released)
+
+    def take_orders(self) -> BlockOrders:
+        """What workers are to do with blocks before the iteration scheduled last."""
+        orders, self._orders = self._orders, BlockOrders()
+        return orders
+
+    def note_stall(self, seconds: float) -> None:
+        """Count time in which nothing could be computed because of copies."""
+        self._swapper.stall_s += seconds
+
+    def finish_transfers(self, results: Sequence[TransferResult], now: float) -> None:
+        """Take in transfers that are over, done or failed."""
+        self._swapper.finish(results, now)
 
     def update_from_output(
         self, output: SchedulerOutput, result: StepResult, now: float
@@ -164,6 +192,8 @@ class Scheduler:
         Results for sequences that ended or were preempted in the meantime are dropped.
         """
         self._now = now
+        elapsed_s = now - max(self._starts_s.pop(output.step, now), self._updated_s)
+        self._updated_s = now
         samples = {item.key: item for item in result.sampled}
         updates: list[SequenceUpdate] = []
         for item in output.scheduled:
@@ -175,6 +205,9 @@ class Scheduler:
             self._kv.register(item.key, sequence.num_computed_tokens)
             if item.num_samples:
                 self._take_samples(sequence, samples[item.key], now, updates)
+            if sequence.status is SequenceStatus.RUNNING:
+                rank = self._pool.policy.note_run(sequence, elapsed_s, now)
+                self._pool.rerank(sequence, rank)
         self._num_steps += bool(output.scheduled)
         return updates
 
@@ -191,20 +224,35 @@ class Scheduler:
         self._pool.ended = []
         return ended
 
+    def explain(self, now: float) -> tuple[RequestStatus, ...]:
+        """Where each live request is, why it was preempted, and what that has cost."""
+        return explain(self._pool, self._kv, self._plan, now)
+
     def report(self) -> LoadReport:
         """The load at this moment; a request with any running sequence counts as running."""
-        num_running = len({sequence.request.number for sequence in self._pool.running})
+        pool, kv, moved = self._pool, self._kv, self._swapper.bytes_moved
+        running = {sequence.request.number for sequence in pool.running}
+        swapped = {sequence.request.number for sequence in pool.swapped()} - running
         return LoadReport(
-            num_running=num_running,
-            num_waiting=len(self._pool.requests) - num_running,
-            num_free_blocks=self._kv.num_free_blocks,
-            num_blocks=self._kv.num_blocks,
-            num_cached_blocks=self._kv.num_cached_blocks,
+            num_running=len(running),
+            num_waiting=len(pool.requests) - len(running) - len(swapped),
+            num_free_blocks=kv.num_free_blocks,
+            num_blocks=kv.num_blocks,
+            num_cached_blocks=kv.num_cached_blocks,
             num_steps=self._num_steps,
             num_tokens=self._num_tokens,
-            num_preemptions=self._pool.num_preemptions,
-            prefix_hit_tokens=self._prefix_hit_tokens,
-            prefix_query_tokens=self._prefix_query_tokens,
+            num_preemptions=pool.num_preemptions,
+            prefix_hit_tokens=self._chooser.prefix_hit_tokens,
+            prefix_query_tokens=self._chooser.prefix_query_tokens,
+            policy=pool.policy.name,
+            num_swapped=len(swapped),
+            num_host_blocks=kv.num_parked_blocks(Tier.HOST),
+            num_disk_blocks=kv.num_parked_blocks(Tier.DISK),
+            swapped_out_bytes=moved[Direction.OUT],
+            swapped_in_bytes=moved[Direction.IN],
+            num_failed_transfers=self._swapper.num_failed,
+            num_recomputed_tokens=pool.num_recomputed_tokens,
+            stall_s=self._swapper.stall_s,
         )
 
     def _end_expired(self, now: float) -> None:
@@ -212,14 +260,12 @@ class Scheduler:
             error = DeadlineExceeded(f"{request.source.timeout_s} s were over before it finished")
             self._pool.abort(request, now, error, FinishReason.DEADLINE)
 
-    def _plan_running(self, plan: StepPlan) -> bool:
-        """Plan the running sequences, decodes before prompts; return whether any was preempted."""
-        num_preemptions = self._pool.num_preemptions
+    def _plan_sequences(self, plan: StepPlan, chosen: list[SequenceState]) -> None:
+        """Plan the chosen sequences, decodes before prompts."""
         prefills = []
-        running = self._pool.running.copy()
-        num_decodes = -(-len(running) // self._config.num_batches)
-        for sequence in running:
-            num_left = len(sequence.tokens) - sequence.num_scheduled_tokens
+        num_decodes = -(-len(chosen) // self._config.num_batches)
+        for sequence in chosen:
+            num_left = sequence.num_left
             if num_left > 1:
                 prefills.append(sequence)
             elif num_left and num_decodes and sequence.status is SequenceStatus.RUNNING:
@@ -227,50 +273,23 @@ class Scheduler:
                 self._plan_tokens(plan, sequence, 1)
         for sequence in prefills:
             if plan.budget and sequence.status is SequenceStatus.RUNNING:
-                num_left = len(sequence.tokens) - sequence.num_scheduled_tokens
-                self._plan_tokens(plan, sequence, min(num_left, plan.budget))
-        return self._pool.num_preemptions > num_preemptions
+                self._plan_tokens(plan, sequence, min(sequence.num_left, plan.budget))
 
     def _plan_tokens(self, plan: StepPlan, sequence: SequenceState, num_new_tokens: int) -> None:
         """Find room for a running sequence's next tokens, at the cost of others if need be."""
-        start = sequence.num_scheduled_tokens
+        start, kv = sequence.num_scheduled_tokens, self._kv
         while True:
-            allocation = self._kv.allocate(sequence.key, start + num_new_tokens, start)
+            allocation = kv.allocate(sequence.key, start + num_new_tokens, start)
             if allocation is not None:
                 plan.add(sequence, num_new_tokens, allocation)
                 return
+            if kv.num_leaving_blocks:
+                return
             victim = self._pool.running[-1]
             plan.drop(victim.key)
-            self._pool.preempt(victim)
+            self._swapper.evict(victim, "blocks ran out", self._now)
             if victim is sequence:
                 return
-
-    def _plan_waiting(self, plan: StepPlan, now: float) -> None:
-        """Admit waiting sequences in order, up to the first one that doesn't fit."""
-        pool = self._pool
-        while plan.budget and (sequence := pool.waiting.peek()):
-            if pool.num_slots + sequence.num_samples > self._config.max_num_seqs:
-                return
-            num_tokens = len(sequence.tokens)
-            cached = self._kv.find_cached(sequence.chain, num_tokens)
-            num_spare = self._num_spare_blocks if pool.running else 0
-            if not self._kv.can_admit(num_tokens, cached, num_spare):
-                return
-            pool.admit(sequence, cached)
-            self._note_admission(sequence, now)
-            num_computed = sequence.num_computed_tokens
-            allocation = self._kv.allocate(sequence.key, num_tokens, num_computed)
-            assert allocation is not None
-            plan.add(sequence, min(num_tokens - num_computed, plan.budget), allocation)
-
-    def _note_admission(self, sequence: SequenceState, now: float) -> None:
-        request = sequence.request
-        if request.admitted_s is not None:
-            return
-        request.admitted_s = now
-        request.cached_tokens = sequence.num_computed_tokens
-        self._prefix_hit_tokens += request.cached_tokens
-        self._prefix_query_tokens += sequence.num_prompt_tokens
 
     def _take_samples(
         self,
@@ -298,7 +317,7 @@ class Scheduler:
         ends = [update.finish_reason is not None for update in updates]
         for child, has_ended in zip(family[1:], ends[1:], strict=True):
             if not has_ended:
-                self._pool.run_fork(parent, child)
+                self._pool.run_fork(parent, child, now)
         for sequence, has_ended in zip(family, ends, strict=True):
             if has_ended:
                 self._pool.finish(sequence, now)

@@ -1,43 +1,52 @@
 """The two queues of a scheduler: who waits to run, and whose deadline comes next."""
 
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
-from fabric.scheduler.request import RequestState, SequenceState, SequenceStatus
+from fabric.scheduler.request import RequestState, SequenceState
 
 
 class WaitingQueue:
-    """Sequences that hold no blocks, lowest rank first."""
+    """Sequences that wait to come onto the device, lowest rank first.
+
+    An entry counts as long as its sequence bears its ticket, so that leaving and changing rank
+    take no search.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[tuple[float, ...], int, SequenceState]] = []
         self._num_waiting = 0
+        self._num_tickets = 0
 
     def __len__(self) -> int:
         return self._num_waiting
 
+    def __iter__(self) -> Iterator[SequenceState]:
+        """The sequences in no order."""
+        return (sequence for _, ticket, sequence in self._heap if sequence.ticket == ticket)
+
     def push(self, sequence: SequenceState) -> None:
         """Add a sequence at the place of its rank."""
-        sequence.status = SequenceStatus.WAITING
-        heappush(self._heap, (sequence.rank, sequence.key, sequence))
+        assert not sequence.ticket
+        self._num_tickets += 1
+        sequence.ticket = self._num_tickets
+        heappush(self._heap, (sequence.rank, sequence.ticket, sequence))
         self._num_waiting += 1
 
     def peek(self) -> SequenceState | None:
         """The sequence that goes first."""
-        while self._heap and self._heap[0][2].status is not SequenceStatus.WAITING:
-            heappop(self._heap)
-        return self._heap[0][2] if self._heap else None
+        heap = self._heap
+        while heap and heap[0][2].ticket != heap[0][1]:
+            heappop(heap)
+        return heap[0][2] if heap else None
 
-    def pop(self) -> SequenceState:
-        """Take out the sequence that ``peek`` showed."""
-        self._num_waiting -= 1
-        return heappop(self._heap)[2]
-
-    def discard(self, sequence: SequenceState) -> None:
-        """Drop a sequence that ends while it waits, for good."""
-        sequence.status = SequenceStatus.FINISHED
+    def remove(self, sequence: SequenceState) -> None:
+        """Take a sequence out, wherever it is."""
+        assert sequence.ticket
+        sequence.ticket = 0
         self._num_waiting -= 1
         if len(self._heap) > 2 * self._num_waiting + 64:
-            self._heap = [e for e in self._heap if e[2].status is SequenceStatus.WAITING]
+            self._heap = [entry for entry in self._heap if entry[2].ticket == entry[1]]
             heapify(self._heap)
 
 

@@ -13,7 +13,7 @@ from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import Generated, generate
 from fabric.engine.settings import EngineSettings, WorkerSettings
 from fabric.models.tokenizer import Tokenizer
-from fabric.scheduler.scheduler import SchedulerConfig
+from fabric.scheduler.settings import SchedulerConfig
 
 NUM_TOKENS = 64
 STORIES_PROMPTS = (

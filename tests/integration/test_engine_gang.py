@@ -22,7 +22,7 @@ from fabric.engine.offline import Generated, generate
 from fabric.engine.settings import EngineSettings
 from fabric.engine.shard_host import ProcessShardHost, start_gang
 from fabric.engine.shard_worker import ShardSettings
-from fabric.scheduler.scheduler import SchedulerConfig
+from fabric.scheduler.settings import SchedulerConfig
 from tests.integration.gang_world import (
     PROMPTS,
     Gang,

@@ -14,7 +14,7 @@ from fabric.engine.offline import generate
 from fabric.engine.settings import EngineSettings, WorkerSettings
 from fabric.engine.shard_host import ProcessShardHost, start_gang
 from fabric.models.sources import LocalModel, default_cache_dir
-from fabric.scheduler.scheduler import SchedulerConfig
+from fabric.scheduler.settings import SchedulerConfig
 from tests.integration.gang_world import Layout, requests, start, tokens
 
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(600)]

@@ -14,7 +14,7 @@ from fabric.engine.settings import EngineSettings, WorkerSettings
 from fabric.models.loader import load_model
 from fabric.models.progress import NoProgress
 from fabric.models.sources import LocalModel, default_cache_dir
-from fabric.scheduler.scheduler import SchedulerConfig
+from fabric.scheduler.settings import SchedulerConfig
 from kernels.reference import ReferenceBackend
 from tests.perf.transformers_twin import twin_of
 

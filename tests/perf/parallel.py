@@ -35,7 +35,7 @@ from fabric.engine.gang import GangExecutor
 from fabric.engine.settings import EngineSettings, WorkerSettings
 from fabric.engine.shard_host import ProcessShardHost, start_gang
 from fabric.scheduler.output import SchedulerOutput, StepResult
-from fabric.scheduler.scheduler import SchedulerConfig
+from fabric.scheduler.settings import SchedulerConfig
 
 SEED = 1
 PROMPT = 16

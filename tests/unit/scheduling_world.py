@@ -4,9 +4,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fabric.core.request import FinishReason, GenerationRequest
+from fabric.core.profile import Profile
+from fabric.core.request import FinishReason, GenerationRequest, Objectives
 from fabric.core.sampling import SamplingParams
 from fabric.kv.manager import KVCacheManager
+from fabric.kv.transfer import (
+    BlockOrders,
+    Direction,
+    ParkingSpace,
+    Tier,
+    Transfer,
+    TransferResult,
+)
 from fabric.scheduler.output import (
     NewSequence,
     RequestEnd,
@@ -16,11 +25,16 @@ from fabric.scheduler.output import (
     SequenceUpdate,
     StepResult,
 )
-from fabric.scheduler.policy import FCFS, Policy
-from fabric.scheduler.scheduler import Scheduler, SchedulerConfig
+from fabric.scheduler.policy import Policy
+from fabric.scheduler.scheduler import Scheduler
+from fabric.scheduler.settings import SchedulerConfig
 
 EOS = 2
+POISON = -1
+BLOCK_BYTES = 64
 NextToken = Callable[[SamplingParams, int, int, int], int]
+# Which transfers are over before an iteration, and with what error.
+Copies = Callable[[list[Transfer]], list[tuple[Transfer, str]]]
 
 
 def hashed_token(sampling: SamplingParams, index: int, position: int, history: int) -> int:
@@ -59,10 +73,34 @@ class Row:
 
 @dataclass
 class ModelledWorker:
+    """Copies happen when ``copy`` is called: late, in any order, or never."""
+
     block_size: int
     next_token: NextToken = hashed_token
     rows: dict[int, Row] = field(default_factory=dict)
     slots: dict[tuple[int, int], int] = field(default_factory=dict)
+    parked: dict[tuple[Tier, int, int], int] = field(default_factory=dict)
+    transfers: list[Transfer] = field(default_factory=list)
+
+    def move(self, orders: BlockOrders) -> None:
+        for block in orders.poisoned:
+            for offset in range(self.block_size):
+                self.slots[block, offset] = POISON
+        self.transfers.extend(orders.transfers)
+
+    def copy(self, transfer: Transfer, error: str = "") -> TransferResult:
+        """Carry a transfer out, or half of it if it fails."""
+        self.transfers.remove(transfer)
+        pairs = transfer.pairs[: len(transfer.pairs) // 2] if error else transfer.pairs
+        for block, slot in pairs:
+            for offset in range(self.block_size):
+                here, there = (block, offset), (transfer.tier, slot, offset)
+                if transfer.direction is Direction.OUT:
+                    self.parked[there] = self.slots.get(here, POISON)
+                else:
+                    self.slots[here] = self.parked[there]
+        num_bytes = 0 if error else len(transfer.pairs) * BLOCK_BYTES
+        return TransferResult(transfer.number, error, num_bytes, copy_s=0.001)
 
     def execute(self, output: SchedulerOutput) -> StepResult:
         for key in output.released:
@@ -124,6 +162,11 @@ class ModelledWorker:
         return SampledTokens(item.key, tokens)
 
 
+def all_at_once(transfers: list[Transfer]) -> list[tuple[Transfer, str]]:
+    """Every copy is over before the next iteration."""
+    return [(transfer, "") for transfer in transfers]
+
+
 class World:
     """Steps a scheduler and its worker, and keeps what comes out."""
 
@@ -133,12 +176,17 @@ class World:
         block_size: int = 4,
         prefix_cache: bool = True,
         next_token: NextToken = hashed_token,
-        policy: Policy = FCFS(),  # noqa: B008
-        **limits: float,
+        policy: Policy | None = None,
+        num_slots: tuple[int, int] = (0, 0),
+        copies: Copies | None = None,
+        profile: Profile | None = None,
+        **limits: object,
     ) -> None:
-        self.kv = KVCacheManager(num_blocks, block_size, prefix_cache)
+        space = ParkingSpace(*num_slots, block_bytes=BLOCK_BYTES)
+        self.kv = KVCacheManager(num_blocks, block_size, prefix_cache, space, debug=True)
         self.config = SchedulerConfig(**{"max_num_seqs": 8, **limits})  # type: ignore[arg-type]
-        self.scheduler = Scheduler(self.config, self.kv, frozenset({EOS}), policy)
+        self.scheduler = Scheduler(self.config, self.kv, frozenset({EOS}), policy, profile)
+        self.copies = copies or all_at_once
         self.worker = ModelledWorker(block_size, next_token)
         self.tokens: dict[tuple[str, int], list[int]] = {}
         self.reasons: dict[tuple[str, int], FinishReason] = {}
@@ -147,6 +195,7 @@ class World:
         self.in_flight: deque[tuple[SchedulerOutput, StepResult]] = deque()
         self.now = 0.0
         self.num_added = 0
+        self.num_steps = 0
 
     def add(
         self,
@@ -155,6 +204,7 @@ class World:
         priority: int = 0,
         timeout_s: float | None = None,
         salt: str = "",
+        objectives: Objectives = Objectives(),  # noqa: B008
         **sampling: object,
     ) -> GenerationRequest:
         """Queue a request; a prompt given by its length shares no token with any other."""
@@ -163,7 +213,14 @@ class World:
             prompt = range(self.num_added * 10_000, self.num_added * 10_000 + prompt)
         params = SamplingParams(**{"max_tokens": 4, "ignore_eos": True, **sampling})  # type: ignore[arg-type]
         request = GenerationRequest(
-            request_id, "model", tuple(prompt), params, timeout_s, priority, salt
+            request_id,
+            "model",
+            tuple(prompt),
+            params,
+            timeout_s,
+            priority,
+            salt,
+            objectives=objectives,
         )
         self.scheduler.add(request, self.now)
         return request
@@ -171,7 +228,11 @@ class World:
     def step(self) -> SchedulerOutput:
         """Start an iteration and, unless more may be in flight, take in the oldest's results."""
         self.now += 1.0
+        self.num_steps += 1
+        moved = [self.worker.copy(*copy) for copy in self.copies(self.worker.transfers)]
+        self.scheduler.finish_transfers(moved, self.now)
         output = self.scheduler.schedule(self.now)
+        self.worker.move(self.scheduler.take_orders())
         assert output.num_tokens <= self.config.max_num_batched_tokens
         assert len({item.key for item in output.scheduled}) == len(output.scheduled)
         if output.scheduled:
@@ -196,6 +257,12 @@ class World:
                 return
             self.step()
         raise AssertionError(f"still working after {max_steps} iterations")
+
+    def settle(self) -> None:
+        """Let all copies come to an end, those that nobody waits for any more among them."""
+        moved = [self.worker.copy(transfer) for transfer in self.worker.transfers.copy()]
+        self.scheduler.finish_transfers(moved, self.now)
+        self.kv.check_invariants()
 
     def take_ended(self) -> None:
         for end in self.scheduler.take_ended():

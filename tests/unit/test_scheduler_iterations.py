@@ -1,7 +1,7 @@
 import pytest
 
 from fabric.core.errors import ConfigError, InvalidRequest, Overloaded
-from fabric.scheduler.scheduler import SchedulerConfig
+from fabric.scheduler.settings import SchedulerConfig
 from tests.unit.scheduling_world import World, expected_output
 
 

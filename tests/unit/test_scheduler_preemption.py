@@ -1,4 +1,3 @@
-from fabric.scheduler.policy import FCFS
 from tests.unit.scheduling_world import World, expected_output
 
 
@@ -82,25 +81,6 @@ def test_a_newest_sequence_that_needs_a_block_gives_way_itself():
     assert world.scheduler.report().num_preemptions == 1
     world.run()
     assert world.tokens["new", 0] == expected_output(request, 0)
-
-
-def test_a_victim_that_was_planned_already_is_taken_out_again():
-    class NewestStays(FCFS):
-        def victim(self, running):
-            return running[0]
-
-    world = World(num_blocks=4, prefix_cache=False, policy=NewestStays())
-    requests = {
-        "old": world.add("old", 5, max_tokens=8),
-        "new": world.add("new", 8, max_tokens=8),
-    }
-    world.step()
-    output = world.step()
-    assert [item.key for item in output.scheduled] == [world.key_of("new")]
-    assert world.scheduler.report().num_preemptions == 1
-    world.run()
-    for name, request in requests.items():
-        assert world.tokens[name, 0] == expected_output(request, 0)
 
 
 def test_forced_preemption_at_every_iteration_changes_no_token():

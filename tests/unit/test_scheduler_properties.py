@@ -60,7 +60,7 @@ def pools(draw):
     }
 
 
-def play(world: World, trace: list[Arrival]) -> dict[str, GenerationRequest]:
+def play(world: World, trace: list[Arrival], swap: bool = False) -> dict[str, GenerationRequest]:
     """Bring the trace's requests and troubles to the world, then let it run dry."""
     requests = {}
     for step in range(26):
@@ -81,7 +81,7 @@ def play(world: World, trace: list[Arrival]) -> dict[str, GenerationRequest]:
             if arrival.cancel_after is not None and arrival.step + arrival.cancel_after == step:
                 world.scheduler.cancel(name)
             if arrival.preempt_after is not None and arrival.step + arrival.preempt_after == step:
-                world.scheduler.preempt(name)
+                world.scheduler.preempt(name, swap)
         if world.scheduler.has_work:
             world.step()
     world.run()

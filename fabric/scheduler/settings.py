@@ -1,0 +1,46 @@
+"""What one scheduler is told."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fabric.core.errors import ConfigError
+from fabric.scheduler.policies import PolicyConfig
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Limits of one scheduler.
+
+    ``max_num_seqs`` bounds running sequences, ``max_num_batched_tokens`` the tokens of one
+    iteration, ``max_num_waiting`` the queue, ``max_model_len`` prompt and output together;
+    ``watermark`` is the share of blocks that admission leaves free for those that run.
+    ``num_batches`` iterations may be in flight, one for each pipeline stage; the running
+    sequences are shared out among them. ``policy`` says who goes first. ``swap`` is when blocks
+    move off the device, if there is where to, and ``preemption`` what becomes of a victim; a
+    transfer that takes longer than ``transfer_timeout_s`` counts as failed.
+    """
+
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    max_num_waiting: int = 1024
+    watermark: float = 0.01
+    max_model_len: int = 2048
+    num_batches: int = 1
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    swap: Literal["proactive", "on_demand", "blocking"] = "on_demand"
+    preemption: Literal["auto", "swap", "recompute"] = "auto"
+    transfer_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_waiting", "max_model_len", "num_batches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}; each of max_num_seqs = "
+                f"{self.max_num_seqs} running sequences needs a token in every iteration"
+            )
+        if self.transfer_timeout_s <= 0.0:
+            raise ConfigError(f"transfer_timeout_s is {self.transfer_timeout_s}; above 0 is needed")
+        if not 0.0 <= self.watermark < 1.0:
+            raise ConfigError(f"watermark is {self.watermark}; allowed: 0 up to, not with, 1")

@@ -1,0 +1,221 @@
+"""Whose KV leaves the device and comes back, when, and at what cost."""
+
+from collections.abc import Sequence
+
+from fabric.core.errors import Unavailable
+from fabric.core.profile import Profile
+from fabric.core.request import FinishReason
+from fabric.kv.manager import KVCacheManager
+from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer, TransferResult
+from fabric.scheduler.copy_speeds import CopySpeeds
+from fabric.scheduler.plan import StepPlan
+from fabric.scheduler.request import SequenceState, SequenceStatus
+from fabric.scheduler.request_pool import RequestPool
+from fabric.scheduler.reserve import ArrivalReserve
+from fabric.scheduler.settings import SchedulerConfig
+
+# A sequence that was brought back runs this many times as long as its round trip took before it
+# may be sent away for another one's sake: swapping then costs at most a fifth of its time.
+_MIN_RUN_PER_ROUND_TRIP = 4.0
+_MAX_TRANSFERS_AHEAD = 4
+
+
+class Swapper:
+    """Preempts sequences by swapping or recomputing, and moves blocks ahead of their need.
+
+    ``num_failed`` transfers ended in recomputation; ``bytes_moved`` counts by direction; in
+    ``stall_s`` nothing could be computed because of copies under way.
+
+    Source: FastServe (Wu et al.), section 4.2: proactive swapping by estimated next scheduled
+    time, the largest out first, the smallest in first.
+    """
+
+    def __init__(
+        self, config: SchedulerConfig, kv: KVCacheManager, pool: RequestPool, profile: Profile
+    ) -> None:
+        self.speeds = CopySpeeds(profile)
+        self.num_failed = 0
+        self.stall_s = 0.0
+        self.bytes_moved = {Direction.OUT: 0, Direction.IN: 0}
+        self._config = config
+        self._kv = kv
+        self._pool = pool
+        self._profile = profile
+        self._tier = Tier.HOST if kv.space.num_host_slots else Tier.DISK
+        self._has_tiers = bool(kv.space.num_host_slots or kv.space.num_disk_slots)
+        self._reserve = ArrivalReserve(kv.num_blocks)
+        self._under_way: dict[int, tuple[Transfer, float]] = {}
+        self._late: dict[int, Transfer] = {}
+        self._stalled_since_s: float | None = None
+
+    @property
+    def num_under_way(self) -> int:
+        """Transfers under way that sequences may wait for."""
+        return len(self._under_way)
+
+    def note_arrival(self, num_tokens: int, now: float) -> None:
+        """Count a new request's prompt."""
+        self._reserve.note(self._kv.num_blocks_for(num_tokens), now)
+
+    def take_orders(self, now: float) -> BlockOrders:
+        """What workers are to do with blocks before the next iteration."""
+        orders = self._kv.take_orders()
+        for transfer in orders.transfers:
+            self._under_way[transfer.number] = (transfer, now)
+        return orders
+
+    def finish(self, results: Sequence[TransferResult], now: float) -> None:
+        """Take in transfers that are over; sequences whose transfer failed are recomputed."""
+        for result in results:
+            late = self._late.pop(result.number, None)
+            transfer = late or self._under_way.pop(result.number)[0]
+            key = self._kv.finish_transfer(result)
+            if not result.error:
+                self.speeds.note(transfer, result)
+                self.bytes_moved[transfer.direction] += result.num_bytes
+            elif late is None:
+                self.num_failed += 1
+            if key is None:
+                continue
+            sequence = self._pool.sequences[key]
+            if result.error:
+                self._recover(sequence, result.error, now)
+            else:
+                sequence.request.swapped_bytes += result.num_bytes
+                self._pool.follow(sequence, now)
+
+    def abandon_late(self, now: float) -> None:
+        """Give up transfers that take too long, and recompute the sequences that wait for them."""
+        while self._under_way:
+            number, (transfer, start_s) = next(iter(self._under_way.items()))
+            if now - start_s <= self._config.transfer_timeout_s:
+                return
+            del self._under_way[number]
+            self._late[number] = transfer
+            self.num_failed += 1
+            key = self._kv.abandon_transfer(number)
+            if key is not None:
+                problem = f"the copy took longer than {self._config.transfer_timeout_s} s"
+                self._recover(self._pool.sequences[key], problem, now)
+
+    def evict(self, victim: SequenceState, cause: str, now: float) -> None:
+        """Preempt a running sequence the cheaper way; its blocks are free now or after a copy."""
+        victim.request.last_preemption = f"{cause}; its KV was moved to {self._tier}"
+        if not self._should_swap(victim) or not self._pool.park(victim, now):
+            self._pool.recompute(victim, now)
+            victim.request.last_preemption = f"{cause}; its KV was dropped"
+
+    def make_room(self, newcomer: SequenceState, num_blocks: int, now: float) -> None:
+        """Preempt sequences that rank after ``newcomer`` until it fits, or will after copies."""
+        num_short = num_blocks - self._kv.num_free_blocks - self._kv.num_leaving_blocks
+        cause = f"{newcomer.request.source.request_id} ranks before it"
+        for victim in reversed(self._pool.running.copy()):
+            if num_short <= 0 or victim.rank < newcomer.rank:
+                return
+            if not self._is_protected(victim, now) and not self._is_deferred(victim):
+                num_short -= self._kv.num_own_blocks(victim.key)
+                self.evict(victim, cause, now)
+        if num_short > 0:
+            self._kv.park_idle()
+
+    def move_ahead(self, plan: StepPlan, now: float) -> None:
+        """Keep a reserve of free blocks, and use what is beyond it for who runs next."""
+        if not self._has_tiers or self._config.swap != "proactive":
+            return
+        if not self._pool.policy.is_preemptive or self.num_under_way >= _MAX_TRANSFERS_AHEAD:
+            return
+        kv = self._kv
+        reserve = self._reserve.num_blocks(self._horizon_s(), now)
+        num_short = reserve - kv.num_free_blocks - kv.num_leaving_blocks
+        if num_short > 0:
+            self._send_away(plan, num_short, now)
+        elif kv.num_free_blocks > reserve:
+            self._fetch_ahead(reserve + reserve // 2 + 1, now)
+
+    def note_plan(self, plan: StepPlan, now: float) -> None:
+        """Count the time that copies take while nothing else can be done, and end deadlocks."""
+        if self._stalled_since_s is not None:
+            self.stall_s += now - self._stalled_since_s
+            self._stalled_since_s = None
+        if plan or self._pool.running or not self._pool.requests:
+            return
+        if self._under_way:
+            self._stalled_since_s = now
+        elif not self._kv.park_idle():
+            self._give_up_one(now)
+
+    def _give_up_one(self, now: float) -> None:
+        """Take the blocks of a parked sequence, if nothing else lets anyone run."""
+        parked = [s for s in self._pool.waiting if s.status is SequenceStatus.PARKED]
+        if parked:
+            self._pool.recompute(max(parked, key=lambda sequence: sequence.rank), now)
+        elif head := self._pool.waiting.peek():
+            error = Unavailable("copies that do not end hold its blocks", retry_after_s=1.0)
+            self._pool.abort(head.request, now, error, FinishReason.ERROR)
+
+    def _send_away(self, plan: StepPlan, num_blocks: int, now: float) -> None:
+        next_run_s = self._pool.policy.next_run_s
+        idle = [
+            sequence
+            for sequence in self._pool.running
+            if sequence.key not in plan
+            and sequence.num_computed_tokens
+            and sequence.num_computed_tokens == sequence.num_scheduled_tokens
+            and not self._is_protected(sequence, now)
+        ]
+        idle.sort(key=lambda sequence: (next_run_s(sequence, now), sequence.rank))
+        while idle and num_blocks > 0 and self.num_under_way < _MAX_TRANSFERS_AHEAD:
+            victim = idle.pop()
+            num_own = self._kv.num_own_blocks(victim.key)
+            if not self._should_swap(victim) or not self._pool.park(victim, now):
+                return
+            victim.request.last_preemption = f"room for arrivals; its KV was moved to {self._tier}"
+            num_blocks -= num_own
+
+    def _fetch_ahead(self, num_spare: int, now: float) -> None:
+        next_run_s = self._pool.policy.next_run_s
+        parked = [s for s in self._pool.waiting if s.status is SequenceStatus.PARKED]
+        if parked:
+            best = min(parked, key=lambda sequence: (next_run_s(sequence, now), sequence.rank))
+            self._pool.fetch(best, len(best.tokens), num_spare, now)
+
+    def _should_swap(self, victim: SequenceState) -> bool:
+        if not self._has_tiers or not victim.num_computed_tokens:
+            return False
+        if self._config.preemption != "auto":
+            return self._config.preemption == "swap"
+        return self._round_trip_s(victim) <= self._profile.prefill_s(victim.num_computed_tokens)
+
+    def _round_trip_s(self, sequence: SequenceState) -> float:
+        """Seconds until a sequence's blocks are free, and to have them back."""
+        block_bytes = self._kv.space.block_bytes
+        num_bytes = self._kv.num_blocks_for(sequence.num_computed_tokens) * block_bytes
+        queued_bytes = self._kv.num_leaving_blocks * block_bytes
+        out_s = self.speeds.copy_s(self._tier, Direction.OUT, num_bytes + queued_bytes)
+        return out_s + self.speeds.copy_s(self._tier, Direction.IN, num_bytes)
+
+    def _horizon_s(self) -> float:
+        """How long it takes to free the blocks of one sequence: the reserve must last so long."""
+        typical = self._kv.num_blocks // max(1, len(self._pool.running))
+        num_bytes = typical * self._kv.space.block_bytes
+        copy_s = self.speeds.copy_s(self._tier, Direction.OUT, num_bytes)
+        return 2.0 * (copy_s + self._profile.min_iteration_s)
+
+    def _is_protected(self, sequence: SequenceState, now: float) -> bool:
+        if not sequence.num_preemptions or not self._has_tiers:
+            return False
+        min_run_s = _MIN_RUN_PER_ROUND_TRIP * self._round_trip_s(sequence)
+        return now - sequence.since_s < min_run_s
+
+    def _is_deferred(self, victim: SequenceState) -> bool:
+        """Whether a sequence ends sooner than it could be out of the way and back."""
+        remaining_s = self._pool.policy.remaining_s(victim)
+        if remaining_s is None:
+            return False
+        recompute_s = self._profile.prefill_s(len(victim.tokens))
+        swap_s = self._round_trip_s(victim) if self._has_tiers else recompute_s
+        return remaining_s < min(recompute_s, swap_s)
+
+    def _recover(self, sequence: SequenceState, problem: str, now: float) -> None:
+        self._pool.recompute(sequence, now)
+        sequence.request.last_preemption += f"; then dropped: {problem}"
