@@ -4,11 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fabric.core.clock import Clock, MonotonicClock
-from fabric.core.request import ModelCard, ServedModel
-from fabric.core.sampling import GenerationDefaults, RequestLimits
+from fabric.core.profile import Profile
+from fabric.core.request import ServedModel
+from fabric.core.sampling import RequestLimits
 from fabric.engine.engine import Engine
-from fabric.engine.executor import Executor, LoadedExecutor, LocalExecutor
-from fabric.engine.settings import EngineSettings
+from fabric.engine.executor import LoadedExecutor, LocalExecutor
+from fabric.engine.profile_store import find_profile
+from fabric.engine.settings import EngineSettings, WorkerSettings
 from fabric.engine.text_output import TextOutput
 from fabric.engine.worker import Worker
 from fabric.kv.manager import KVCacheManager
@@ -21,12 +23,13 @@ MAX_N = 16
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
-    """An engine and what it serves; the scheduler is shown for tests and tools."""
+    """An engine and what it serves; scheduler and profile are shown for tests and tools."""
 
     engine: Engine
     scheduler: Scheduler
     served: ServedModel
     tokenizer: Tokenizer
+    profile: Profile | None
 
 
 def build_engine(
@@ -46,43 +49,52 @@ def build_engine(
     Raises:
         SourceError: The weights can't be fetched.
         CheckpointError: They don't fit the model.
+        ConfigError: The KV memory doesn't hold one block, or the profile's file is wrong.
+        GroupError: The gang fails while it is profiled.
+    """
+    executor = gang or load_whole(settings.worker, progress)
+    return _assemble(settings, executor, clock or MonotonicClock())
+
+
+def load_whole(settings: WorkerSettings, progress: Progress | None = None) -> LocalExecutor:
+    """Load a whole model in this process.
+
+    Raises:
+        SourceError: The weights can't be fetched.
+        CheckpointError: They don't fit the model.
         ConfigError: The KV memory doesn't hold one block.
     """
-    if gang is not None:
-        loaded = _Loaded(gang, gang.card, gang.defaults, gang.num_blocks)
-    else:
-        worker = Worker(settings.worker, progress)
-        worker.allocate(worker.max_num_blocks)
-        loaded = _Loaded(LocalExecutor(worker), worker.card, worker.defaults, worker.max_num_blocks)
-    return _assemble(settings, loaded, clock or MonotonicClock())
+    worker = Worker(settings, progress)
+    worker.allocate(worker.max_num_blocks)
+    return LocalExecutor(worker)
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    executor: Executor
-    card: ModelCard
-    defaults: GenerationDefaults
-    num_blocks: int
-
-
-def _assemble(settings: EngineSettings, loaded: _Loaded, clock: Clock) -> BuiltEngine:
-    card = loaded.card
+def _assemble(settings: EngineSettings, executor: LoadedExecutor, clock: Clock) -> BuiltEngine:
+    card, defaults = executor.card, executor.defaults
     tokenizer = Tokenizer.load(Path(card.tokenizer_path))
     config = replace(
         settings.scheduler,
         max_model_len=card.max_model_len,
-        num_batches=loaded.executor.num_batches,
+        num_batches=executor.num_batches,
     )
-    kv = KVCacheManager(loaded.num_blocks, settings.worker.block_size, settings.prefix_cache)
-    scheduler = Scheduler(config, kv, frozenset(loaded.defaults.eos_token_ids))
+    kv = KVCacheManager(
+        executor.num_blocks,
+        settings.worker.block_size,
+        settings.prefix_cache,
+        executor.space,
+        settings.worker.parking.debug,
+    )
+    profile = find_profile(settings, executor)
+    scheduler = Scheduler(config, kv, frozenset(defaults.eos_token_ids), profile=profile)
     limits = RequestLimits(
         max_model_len=card.max_model_len,
         vocab_size=card.vocab_size,
         max_n=min(MAX_N, config.max_num_seqs),
     )
     return BuiltEngine(
-        engine=Engine(scheduler, loaded.executor, TextOutput(tokenizer), clock),
+        engine=Engine(scheduler, executor, TextOutput(tokenizer), clock),
         scheduler=scheduler,
-        served=ServedModel(card, loaded.defaults, limits),
+        served=ServedModel(card, defaults, limits),
         tokenizer=tokenizer,
+        profile=profile,
     )

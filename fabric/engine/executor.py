@@ -109,6 +109,8 @@ class LocalExecutor:
     costs = ExecutorCosts()
 
     def __init__(self, worker: Worker) -> None:
+        self.card, self.defaults = worker.card, worker.defaults
+        self.num_blocks = worker.max_num_blocks
         self._worker = worker
         self._results: deque[StepResult] = deque()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fabric.core.plan import ParallelConfig
-from fabric.scheduler.scheduler import SchedulerConfig
+from fabric.scheduler.settings import SchedulerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,8 @@ class EngineSettings:
 
     With more than one device, each has a worker of these settings; ``layer_split`` are the layers
     of each pipeline stage, None: as even as can be. The model's own context length caps
-    ``scheduler.max_model_len``.
+    ``scheduler.max_model_len``. ``profile`` is a file with measured times; None: a brief one is
+    measured if anything needs it.
     """
 
     worker: WorkerSettings
@@ -64,3 +65,4 @@ class EngineSettings:
     prefix_cache: bool = True
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     layer_split: tuple[int, ...] | None = None
+    profile: Path | None = None

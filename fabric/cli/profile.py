@@ -1,0 +1,124 @@
+"""``fabric profile``: how long a model's iterations and block copies take on a device group."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fabric.cli.serve import add_config_arguments, read_config
+from fabric.cli.table import format_table
+from fabric.core.errors import ConfigError
+from fabric.core.profile import Profile
+
+if TYPE_CHECKING:
+    from fabric.config import FabricConfig
+    from fabric.engine.executor import LoadedExecutor
+    from fabric.engine.settings import EngineSettings
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "profile", help="measure a model's prefill, decode and copy times, without Ray"
+    )
+    parser.set_defaults(run=_profile)
+    parser.add_argument("model", metavar="MODEL", help="id of a model in the configuration")
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--source", help="measure this instead, on the first group: a folder, hf:, wheel: or .gguf"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write JSON for groups' `profile`")
+    parser.add_argument("--quick", action="store_true", help="seconds instead of a minute")
+
+
+def _profile(args: argparse.Namespace) -> int:
+    settings = _settings(args, read_config(args))
+    from fabric.engine.profile_store import take_profile, write_profile
+    from fabric.engine.profiler import FULL, QUICK
+
+    print(f"fabric: loading {settings.worker.source}", file=sys.stderr)
+    with _loaded(settings) as executor:
+        print("fabric: measuring; other load would show in the result", file=sys.stderr)
+        profile = take_profile(settings, executor, QUICK if args.quick else FULL)
+    print("\n\n".join(_tables(profile)))
+    if args.out is not None:
+        try:
+            write_profile(profile, args.out)
+        except OSError as error:
+            raise ConfigError(f"cannot write {args.out}: {error.strerror}") from error
+    return 0
+
+
+def _settings(args: argparse.Namespace, config: "FabricConfig") -> "EngineSettings":
+    hosting = [group for group in config.groups if args.model in group.models]
+    if not hosting and args.source is None:
+        known = ", ".join(model.id for model in config.models)
+        raise ConfigError(f"{args.config} has no model {args.model!r}; it has {known}")
+    settings = config.engine_settings((hosting or config.groups)[0])
+    # Nothing needs to outlive this process.
+    worker = replace(settings.worker, parking=replace(settings.worker.parking, keep=False))
+    if args.source is not None:
+        worker = replace(worker, model=args.model, source=args.source)
+    return replace(settings, worker=worker)
+
+
+@contextlib.contextmanager
+def _loaded(settings: "EngineSettings") -> "Iterator[LoadedExecutor]":
+    """Workers with the model: in this process, or one process for each device."""
+    from fabric.engine.build import load_whole
+    from fabric.engine.shard_host import ProcessShardHost, start_gang
+
+    with contextlib.ExitStack() as stack:
+        executor: LoadedExecutor
+        if settings.parallel.num_devices == 1:
+            executor = load_whole(settings.worker)
+        else:
+            host = ProcessShardHost(settings.parallel)
+            stack.callback(host.stop)
+            executor = start_gang(settings, host)
+        stack.callback(executor.close)
+        yield executor
+
+
+def _tables(profile: Profile) -> list[str]:
+    prefill = [
+        (str(tokens), f"{seconds * 1e3:.2f}", f"{tokens / seconds:.0f}")
+        for tokens, seconds in profile.prefill
+    ]
+    return [
+        _title(profile),
+        format_table(("PROMPT TOKENS", "MS", "TOKENS/S"), prefill),
+        "Milliseconds of an iteration that decodes a token of each sequence:\n"
+        + _decode_table(profile),
+        *([_copy_table(profile)] if profile.copies else []),
+    ]
+
+
+def _title(profile: Profile) -> str:
+    subject = profile.subject
+    assert subject is not None
+    devices = f"{subject.pipeline}x{subject.tensor} {subject.device}"
+    return (
+        f"{subject.model} ({subject.dtype}) on {devices}, {subject.num_threads} threads each, "
+        f"{subject.processor}"
+    )
+
+
+def _decode_table(profile: Profile) -> str:
+    contexts = sorted({context for _, context, _ in profile.decode})
+    rows: dict[int, list[str]] = {}
+    for sequences, _, seconds in profile.decode:
+        rows.setdefault(sequences, [str(sequences)]).append(f"{seconds * 1e3:.2f}")
+    header = ("SEQUENCES", *(f"{context} TOKENS" for context in contexts))
+    return format_table(header, list(rows.values()))
+
+
+def _copy_table(profile: Profile) -> str:
+    rows = [
+        (copy.tier, copy.direction, f"{copy.bytes_per_s / 1e9:.2f}", f"{copy.latency_s * 1e6:.0f}")
+        for copy in profile.copies
+    ]
+    return format_table(("COPY", "WAY", "GB/S", "LATENCY US"), rows)

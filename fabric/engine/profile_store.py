@@ -1,0 +1,159 @@
+"""Finds the profile that an engine reckons with: in a file, in the cache, or by measuring."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import platform
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fabric.core.errors import ConfigError
+from fabric.core.profile import Profile, ProfileSubject
+from fabric.engine.executor import LoadedExecutor
+from fabric.engine.profiler import QUICK, ProfileDepth, measure_profile
+from fabric.engine.settings import EngineSettings
+
+logger = logging.getLogger(__name__)
+
+POLICIES_WITHOUT_TIMES = ("fcfs", "orca", "static", "priority", "edf")
+
+
+def find_profile(settings: EngineSettings, executor: LoadedExecutor) -> Profile | None:
+    """The profile that the settings name; else, if anything needs one, a quick one.
+
+    Quick profiles are kept below ``cache_dir/profiles``, so that the next start need not measure.
+
+    Returns:
+        None if nothing needs a profile: the policy goes by no times, and no blocks are parked.
+
+    Raises:
+        ConfigError: The file that the settings name is no profile.
+        GroupError: The workers can't go on.
+    """
+    subject = subject_of(settings, executor)
+    if settings.profile is not None:
+        return _read(settings.profile, subject)
+    space = executor.space
+    if settings.scheduler.policy.name in POLICIES_WITHOUT_TIMES and not (
+        space.num_host_slots or space.num_disk_slots
+    ):
+        return None
+    path = settings.worker.cache_dir / "profiles" / _file_name(settings, executor, subject)
+    if path.exists():
+        # A file that we can't read is measured again.
+        with contextlib.suppress(ConfigError):
+            return read_profile(path)
+    profile = take_profile(settings, executor, QUICK)
+    logger.info("a profile of %s was measured, and is kept as %s", subject.model, path)
+    try:
+        write_profile(profile, path)
+    except OSError as error:
+        logger.warning("the profile can't be kept: %s", error)
+    return profile
+
+
+def take_profile(
+    settings: EngineSettings, executor: LoadedExecutor, depth: ProfileDepth
+) -> Profile:
+    """Measure a device group that nobody else uses, and note what it is and when that was.
+
+    Raises:
+        GroupError: The workers can't go on.
+    """
+    return replace(
+        measure_profile(settings, executor, depth),
+        subject=subject_of(settings, executor),
+        host=platform.node(),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def subject_of(settings: EngineSettings, executor: LoadedExecutor) -> ProfileSubject:
+    """What a profile of these workers is a profile of."""
+    worker = settings.worker
+    return ProfileSubject(
+        model=worker.model,
+        source=worker.source,
+        dtype=executor.card.dtype,
+        device=worker.device,
+        processor=_processor(),
+        num_threads=worker.num_threads or len(os.sched_getaffinity(0)),
+        pipeline=settings.parallel.pipeline,
+        tensor=settings.parallel.tensor,
+        block_size=worker.block_size,
+        max_num_seqs=settings.scheduler.max_num_seqs,
+        max_num_batched_tokens=settings.scheduler.max_num_batched_tokens,
+        max_model_len=executor.card.max_model_len,
+        version=_version(),
+    )
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile's file.
+
+    Raises:
+        ConfigError: It can't be read or is no profile; says why.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"profile: {path} can't be read: {error}") from error
+    return Profile.from_json(text, str(path))
+
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """Write a profile's file, as a whole or not at all.
+
+    Raises:
+        OSError: It can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(profile.to_json(), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _read(path: Path, subject: ProfileSubject) -> Profile:
+    profile = read_profile(path)
+    measured = {} if profile.subject is None else asdict(profile.subject)
+    present = asdict(subject)
+    others = [name for name, value in measured.items() if value != present[name]]
+    if others:
+        logger.warning("%s was measured with another %s", path, ", ".join(others))
+    return profile
+
+
+def _file_name(settings: EngineSettings, executor: LoadedExecutor, subject: ProfileSubject) -> str:
+    """The same for all that measures the same; copies depend on where blocks are parked."""
+    parking = settings.worker.parking
+    known = [
+        asdict(subject),
+        str(parking),
+        str(executor.space),
+        executor.num_blocks,
+        settings.layer_split,
+        settings.worker.backend,
+        asdict(QUICK),
+    ]
+    digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+    return f"{subject.model}-{digest}.json"
+
+
+def _processor() -> str:
+    """The processor's name as the system gives it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version() -> str:
+    try:
+        return version("llm-fabric")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,196 @@
+"""Profiles are measured through the executor, leave no trace, and are kept."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fabric.cli import main
+from fabric.core.errors import ConfigError
+from fabric.core.profile import Profile
+from fabric.engine.build import build_engine, load_whole
+from fabric.engine.executor import LocalExecutor
+from fabric.engine.offline import generate
+from fabric.engine.profile_store import find_profile, read_profile, write_profile
+from fabric.engine.profiler import FULL, QUICK, measure_profile
+from fabric.engine.settings import EngineSettings, ParkingSettings
+from fabric.kv.transfer import BlockOrders, Transfer
+from fabric.scheduler.output import SchedulerOutput
+from fabric.scheduler.policies import PolicyConfig
+from fabric.scheduler.settings import SchedulerConfig
+from tests.integration.gang_world import Layout, requests, start, stories_settings, tokens
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+MLFQ = SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=64, policy=PolicyConfig(name="mlfq"))
+
+
+@pytest.fixture
+def settings(stories_path: Path, tmp_path: Path) -> EngineSettings:
+    """stories260K under a policy that needs a profile, with host memory to park blocks in."""
+    settings = stories_settings(stories_path)
+    parking = ParkingSettings(host_bytes=2**20)
+    worker = replace(settings.worker, cache_dir=tmp_path, parking=parking)
+    return replace(settings, worker=worker, scheduler=MLFQ)
+
+
+class WatchedExecutor(LocalExecutor):
+    """Notes what it was asked for."""
+
+    def __init__(self, inner: LocalExecutor) -> None:
+        super().__init__(inner._worker)
+        self.outputs: list[SchedulerOutput] = []
+        self.transfers: list[Transfer] = []
+
+    def submit(self, output: SchedulerOutput) -> None:
+        self.outputs.append(output)
+        super().submit(output)
+
+    def move(self, orders: BlockOrders) -> None:
+        self.transfers.extend(orders.transfers)
+        super().move(orders)
+
+
+@pytest.fixture
+def executor(settings: EngineSettings):
+    executor = WatchedExecutor(load_whole(settings.worker))
+    yield executor
+    executor.close()
+
+
+def sizes(profile: Profile) -> tuple[list[int], list[tuple[int, int]]]:
+    return [n for n, _ in profile.prefill], [(n, context) for n, context, _ in profile.decode]
+
+
+def test_a_full_profile_covers_what_fits(settings, executor):
+    profile = measure_profile(settings, executor, FULL)
+    prompts, decodes = sizes(profile)
+    assert prompts == [1, 4, 16, 32, 64, 128, 256, 512]
+    assert decodes == [(n, c) for n in (1, 2, 4, 8) for c in (32, 128, 512)]
+    assert {(copy.tier, copy.direction) for copy in profile.copies} == {
+        ("host", "out"),
+        ("host", "in"),
+    }
+    assert profile.block_bytes == executor.space.block_bytes
+    assert profile.copy_s("host", "out", profile.block_bytes) < 1.0
+
+
+def test_more_tokens_take_longer(settings, executor):
+    profile = measure_profile(settings, executor, FULL)
+    assert profile.prefill_s(512) > 4 * profile.prefill_s(16)
+    assert profile.min_iteration_s < profile.prefill_s(512)
+
+
+def test_workers_forget_what_they_were_profiled_with(settings, executor):
+    measure_profile(settings, executor, QUICK)
+    known = {new.key for output in executor.outputs for new in output.new_sequences}
+    released = [key for output in executor.outputs for key in output.released]
+    assert known <= set(released)
+    assert len(released) == sum(len(output.new_sequences) for output in executor.outputs)
+    assert max(transfer.number for transfer in executor.transfers) < 0
+
+
+def test_blocks_that_are_written_belong_to_one_sequence(settings, executor):
+    measure_profile(settings, executor, FULL)
+    for output in executor.outputs:
+        last_blocks = [new.block_ids[-1] for new in output.new_sequences]
+        assert len(set(last_blocks)) == len(last_blocks)
+        for new in output.new_sequences:
+            assert len(set(new.block_ids)) == len(new.block_ids)
+            assert set(new.block_ids) <= set(range(executor.num_blocks))
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2, 5])
+def test_little_memory_is_enough(settings, num_blocks):
+    block_bytes = 2**20 // 50
+    worker = replace(settings.worker, kv_cache_bytes=num_blocks * block_bytes + block_bytes // 2)
+    executor = load_whole(worker)
+    profile = measure_profile(settings, executor, QUICK)
+    assert profile.prefill[-1][0] == executor.num_blocks * settings.worker.block_size
+    executor.close()
+
+
+def test_tokens_after_profiling_are_those_without_it(settings):
+    plain = replace(settings, scheduler=replace(MLFQ, policy=PolicyConfig()))
+    plain = replace(plain, worker=replace(plain.worker, parking=ParkingSettings()))
+    prompts = [[1, 403, 407], [1, 410]]
+    without, profiled = build_engine(plain), build_engine(settings)
+    assert without.profile is None
+    assert profiled.profile is not None
+    expected = tokens(generate(without.engine, requests(prompts)))
+    assert tokens(generate(profiled.engine, requests(prompts))) == expected
+
+
+def test_the_next_start_finds_what_was_measured(settings, executor):
+    first = find_profile(settings, executor)
+    (path,) = (settings.worker.cache_dir / "profiles").iterdir()
+    num_outputs = len(executor.outputs)
+    assert find_profile(settings, executor) == first == read_profile(path)
+    assert len(executor.outputs) == num_outputs
+
+
+def test_another_group_is_measured_anew(settings, executor):
+    find_profile(settings, executor)
+    find_profile(replace(settings, scheduler=replace(MLFQ, max_num_seqs=4)), executor)
+    assert len(list((settings.worker.cache_dir / "profiles").iterdir())) == 2
+
+
+def test_a_damaged_file_in_the_cache_is_measured_again(settings, executor):
+    find_profile(settings, executor)
+    (path,) = (settings.worker.cache_dir / "profiles").iterdir()
+    path.write_text("{")
+    assert find_profile(settings, executor) == read_profile(path)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(settings, executor):
+    (settings.worker.cache_dir / "profiles").write_text("in the way")
+    assert find_profile(settings, executor) is not None
+
+
+def test_the_file_that_is_named_is_taken(settings, executor, tmp_path, caplog):
+    path = tmp_path / "given.json"
+    write_profile(Profile.flat(0.01, 0.001), path)
+    assert find_profile(replace(settings, profile=path), executor) == Profile.flat(0.01, 0.001)
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match=r"given\.json: version is None"):
+        find_profile(replace(settings, profile=path), executor)
+    with pytest.raises(ConfigError, match=r"absent\.json"):
+        find_profile(replace(settings, profile=tmp_path / "absent.json"), executor)
+
+
+def test_a_profile_of_something_else_is_remarked_on(settings, executor, tmp_path, caplog):
+    path = tmp_path / "given.json"
+    profile = find_profile(settings, executor)
+    write_profile(replace(profile, subject=replace(profile.subject, dtype="bfloat16")), path)
+    find_profile(replace(settings, profile=path), executor)
+    assert "measured with another dtype" in caplog.text
+
+
+@pytest.mark.dist
+def test_a_gang_is_measured_in_the_same_way(settings):
+    gang = start(settings, Layout(pipeline=2))
+    try:
+        built = gang.engine()
+        assert built.profile.subject.pipeline == 2
+        assert built.profile.prefill[-1][0] == 512
+    finally:
+        gang.stop()
+
+
+def test_the_command_prints_and_writes(stories_path, tmp_path, capsys):
+    config = tmp_path / "fabric.yaml"
+    config.write_text(
+        f"models: [{{id: stories, source: {stories_path}}}]\n"
+        "groups: [{name: g0, models: [stories], kv_cache: 4MiB, swap: {host: 1MiB}}]\n"
+        f"cache_dir: {tmp_path}\n"
+    )
+    out = tmp_path / "deep/profile.json"
+    assert main(["profile", "stories", str(config), "--quick", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "stories (float32) on 1x1 cpu" in printed
+    assert "PROMPT TOKENS" in printed
+    assert "host  out" in printed
+    assert json.loads(out.read_text())["subject"]["model"] == "stories"
+    assert main(["profile", "novels", str(config)]) == 2
+    assert "has no model 'novels'; it has stories" in capsys.readouterr().err
