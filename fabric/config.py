@@ -10,6 +10,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -19,15 +20,24 @@ from pydantic import (
 
 from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
-from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.engine.settings import EngineSettings, ParkingSettings, WorkerSettings
 from fabric.models.sources import default_cache_dir
 from fabric.router.server import RouterSettings, TlsSettings
-from fabric.scheduler.scheduler import SchedulerConfig
+from fabric.scheduler.policies import PolicyConfig, PolicyName
+from fabric.scheduler.settings import SchedulerConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
 HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+SwapMode = Annotated[
+    Literal["proactive", "on_demand", "blocking", "off"],
+    # YAML takes a plain off for false.
+    BeforeValidator(lambda value: "off" if value is False else value),
+]
+POLICY = PolicyConfig()
 
 
 class Section(BaseModel):
@@ -56,6 +66,41 @@ class ParallelSection(Section):
     layer_split: list[Positive] | None = None
 
 
+class PolicySection(Section):
+    """Who runs first, as :class:`fabric.scheduler.policies.PolicyConfig` explains."""
+
+    name: PolicyName = POLICY.name
+    quantum_s: Seconds | None = POLICY.quantum_s
+    quantum_ratio: Annotated[float, Field(gt=1)] = POLICY.quantum_ratio
+    alpha_s: NotNegative = POLICY.alpha_s
+    alpha_load: NotNegative = POLICY.alpha_load
+    ageing: NotNegative = POLICY.ageing
+    min_run_s: NotNegative = POLICY.min_run_s
+
+
+class SwapSection(Section):
+    """Where the KV blocks of requests that give way are parked, and when they move."""
+
+    host: ByteSize = ByteSize(2**30)
+    disk: ByteSize = ByteSize(0)
+    disk_dir: HomePath | None = None
+    mode: SwapMode = "on_demand"
+    preemption: Literal["auto", "swap", "recompute"] = "auto"
+    timeout_s: Seconds = 30.0
+    debug: bool = False
+
+    def parking_settings(self) -> ParkingSettings:
+        """The memory to park blocks in; what serves keeps it when a worker dies."""
+        is_on = self.mode != "off"
+        return ParkingSettings(
+            host_bytes=int(self.host) if is_on else 0,
+            disk_bytes=int(self.disk) if is_on else 0,
+            disk_dir=self.disk_dir,
+            keep=True,
+            debug=self.debug,
+        )
+
+
 class GroupSection(Section):
     """A device group: which models it hosts, and how much it takes."""
 
@@ -69,9 +114,25 @@ class GroupSection(Section):
     max_num_batched_tokens: Positive = 512
     max_num_waiting: Positive = 1024
     prefix_cache: bool = True
+    policy: PolicySection = PolicySection()
+    swap: SwapSection = SwapSection()
+    profile: HomePath | None = None
     num_threads: Positive | None = None
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+    def scheduler_config(self) -> SchedulerConfig:
+        """What the group's scheduler is told."""
+        return SchedulerConfig(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_num_waiting=self.max_num_waiting,
+            policy=PolicyConfig(**self.policy.model_dump()),
+            # Without a place to park blocks, nothing is swapped in any mode.
+            swap="on_demand" if self.swap.mode == "off" else self.swap.mode,
+            preemption=self.swap.preemption,
+            transfer_timeout_s=self.swap.timeout_s,
+        )
 
 
 class TlsSection(Section):
@@ -147,15 +208,13 @@ class FabricConfig(Section):
                 kv_cache_bytes=int(group.kv_cache),
                 block_size=group.block_size,
                 num_threads=group.num_threads,
+                parking=group.swap.parking_settings(),
             ),
-            scheduler=SchedulerConfig(
-                max_num_seqs=group.max_num_seqs,
-                max_num_batched_tokens=group.max_num_batched_tokens,
-                max_num_waiting=group.max_num_waiting,
-            ),
+            scheduler=group.scheduler_config(),
             prefix_cache=group.prefix_cache,
             parallel=ParallelConfig(group.parallel.pipeline, group.parallel.tensor),
             layer_split=tuple(group.parallel.layer_split) if group.parallel.layer_split else None,
+            profile=group.profile,
         )
 
     def router_settings(self, link_secret: str) -> RouterSettings:

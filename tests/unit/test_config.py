@@ -4,6 +4,8 @@ import pytest
 
 from fabric.config import load_config, parse_config
 from fabric.core.errors import ConfigError
+from fabric.engine.settings import EngineSettings
+from fabric.scheduler.policies import PolicyConfig
 
 GOOD = {
     "models": [{"id": "a", "source": "/models/a"}],
@@ -36,11 +38,38 @@ def test_an_unknown_key_is_refused_with_its_path() -> None:
         ("parallel", {"tensor": 0}, "groups.0.parallel.tensor"),
         ("models", ["b"], "'g0' hosts 'b', not one of ['a']"),
         ("kv_cache", "lots", "groups.0.kv_cache"),
+        ("policy", {"name": "lifo"}, "groups.0.policy.name: Input should be 'fcfs', 'orca'"),
+        ("swap", {"mode": "sometimes"}, "groups.0.swap.mode"),
+        ("swap", {"timeout_s": 0}, "groups.0.swap.timeout_s"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(key: str, value: object, words: str) -> None:
     group = {"name": "g0", "models": ["a"], key: value}
     assert words in problem({**GOOD, "groups": [group]})
+
+
+def settings_of(group: dict[str, object]) -> EngineSettings:
+    config = parse_config({**GOOD, "groups": [{"name": "g0", "models": ["a"], **group}]}, "file")
+    return config.engine_settings(config.groups[0])
+
+
+def test_a_group_is_told_who_runs_first_and_what_was_measured() -> None:
+    settings = settings_of({"policy": {"name": "mlfq", "alpha_s": 3}, "profile": "~/a.json"})
+    assert settings.scheduler.policy == PolicyConfig("mlfq", alpha_s=3.0)
+    assert settings.profile == Path.home() / "a.json"
+
+
+def test_what_serves_parks_blocks_where_they_outlive_a_worker() -> None:
+    settings = settings_of({"swap": {"host": "2MiB", "disk": "1GiB", "mode": "blocking"}})
+    parking = settings.worker.parking
+    assert (parking.host_bytes, parking.disk_bytes, parking.keep) == (2 * 2**20, 2**30, True)
+    assert settings.scheduler.swap == "blocking"
+
+
+@pytest.mark.parametrize("off", ["off", False])
+def test_swapping_can_be_off_as_a_word_or_as_yaml_reads_it(off: object) -> None:
+    settings = settings_of({"swap": {"mode": off, "disk": "1GiB"}})
+    assert (settings.worker.parking.host_bytes, settings.worker.parking.disk_bytes) == (0, 0)
 
 
 def test_the_cache_folder_may_be_in_the_home_folder() -> None:
