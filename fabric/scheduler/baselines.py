@@ -26,8 +26,8 @@ class Orca(StaticPolicy):
     name = "orca"
 
     def num_reserved_tokens(self, sequence: SequenceState) -> int:
-        """Its prompt and as many tokens as it may sample; the scheduler knows the model's limit."""
-        return sequence.num_prompt_tokens + sequence.request.source.sampling.max_tokens
+        """Its prompt and all that it may sample but the last, whose KV is never needed."""
+        return sequence.num_prompt_tokens + sequence.request.source.sampling.max_tokens - 1
 
 
 class RequestLevel(StaticPolicy):

@@ -71,9 +71,10 @@ class MLFQ(StaticPolicy):
     """Skip-join MLFQ: a request joins the first queue whose quantum holds its prefill.
 
     Quanta are seconds as measured. A sequence that has used up its quantum sinks to a lower queue
-    whose quantum holds its next iteration. Within a queue, who has waited since the earliest goes
-    first; who waits for longer than alpha goes to the first queue, and there, since it has waited
-    so long, before all that came in the meantime. Priority classes outrank queues.
+    whose quantum holds its next iteration. Within a queue, who came to it first goes first; who
+    waits for longer than alpha goes to the first queue, and there to where it would be had it
+    waited since its arrival, so that nothing that arrived later can hold it up any more. Priority
+    classes outrank queues.
 
     ``next_run_s`` reckons that all in better queues sink to the sequence's own before it runs,
     unless it is promoted sooner.
@@ -132,7 +133,9 @@ class MLFQ(StaticPolicy):
                 break
             if place.level > 0:
                 self._move(place, 0)
-                promoted.append((place.sequence, self._rank(place, place.waiting_since_s)))
+                promoted.append(
+                    (place.sequence, self._rank(place, place.sequence.request.arrival_s))
+                )
             place.used_s = 0.0
             place.waiting_since_s = now
             self._places.move_to_end(place.sequence.key)

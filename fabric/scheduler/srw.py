@@ -50,10 +50,11 @@ class _Work:
 class SRW(StaticPolicy):
     """Within a priority, who needs the least service still runs first, also in another's place.
 
-    Remaining work is the rest of the prompt, and the tokens to come at the pace of a full batch.
-    How many come is the client's guess if there is one, else the mean residual life of what
-    ended before; ``max_tokens`` only bounds it. A client's guess that turns out too low grows. More
-    work than before costs a sequence its place only if it is a quarter more.
+    Remaining work is the rest of the prompt, which gives a token, and those that come after it at
+    the pace of a full batch. How many come is the client's guess if there is one, else the mean
+    residual life of what ended before; ``max_tokens`` only bounds it. A client's guess that turns
+    out too low grows. More work than before costs a sequence its place only if it is a quarter
+    more.
 
     ``next_run_s`` adds up the work of all that need less, whatever their age.
 
@@ -151,11 +152,13 @@ class SRW(StaticPolicy):
         num_output_tokens = num_tokens - sequence.num_prompt_tokens
         # An eighth more tokens changes little, and guessing anew at each would cost a lot.
         work.num_tokens_next = num_tokens + num_output_tokens // 8
-        token_s = profile.decode_s(self._max_num_seqs, num_tokens)
-        remaining_s = self._num_tokens_to_come(sequence, num_output_tokens) * token_s
+        num_to_come = self._num_tokens_to_come(sequence, num_output_tokens)
+        remaining_s = 0.0
         if num_tokens - num_computed > 1:
             computed_s = profile.prefill_s(num_computed) if num_computed else 0.0
-            remaining_s += profile.prefill_s(num_tokens) - computed_s
+            remaining_s = profile.prefill_s(num_tokens) - computed_s
+            num_to_come -= 1.0
+        remaining_s += num_to_come * profile.decode_s(self._max_num_seqs, num_tokens)
         # Guesses that creep up would let sequences like each other take turns at every token.
         if work.remaining_s <= remaining_s < _LEAST_GROWTH * work.remaining_s:
             return
