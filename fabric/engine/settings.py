@@ -14,7 +14,8 @@ class ParkingSettings:
 
     ``host_bytes`` of host memory and ``disk_bytes`` of one file below ``disk_dir`` (None: the
     system's folder for temporary files), 0 for none. With ``keep``, the host memory belongs to a
-    process of its own, so that it outlives the worker. ``debug`` checks every block's digest
+    process of its own that listens in ``keeper_dir`` (None: a folder of the user's there), so that
+    it outlives a worker that dies by ``linger_s``. ``debug`` checks every block's digest
     after its way back and poisons freed blocks. ``max_bytes_per_s`` slows copies down, and
     ``delay_s`` holds each transfer up: emulation and tests.
     """
@@ -23,6 +24,8 @@ class ParkingSettings:
     disk_bytes: int = 0
     disk_dir: Path | None = None
     keep: bool = False
+    keeper_dir: Path | None = None
+    linger_s: float = 30.0
     debug: bool = False
     num_copy_threads: int = 1
     max_bytes_per_s: float | None = None

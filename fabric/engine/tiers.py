@@ -1,5 +1,8 @@
 """Opens the tiers that a worker's settings ask for."""
 
+import hashlib
+import logging
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +11,24 @@ from fabric.core.errors import ConfigError
 from fabric.engine.block_tier import BlockTier
 from fabric.engine.device_blocks import BlockFormat
 from fabric.engine.disk_tier import DiskTier, disk_bytes_of
-from fabric.engine.host_tier import HostTier, OwnArena, host_bytes_of
+from fabric.engine.host_tier import Arena, HostTier, OwnArena, host_bytes_of
+from fabric.engine.kept_arena import KeptArena
+from fabric.engine.memory_keeper import Wanted
 from fabric.engine.settings import ParkingSettings
 from fabric.kv.transfer import ParkingSpace, Tier
 
+logger = logging.getLogger(__name__)
 
-def open_tiers(settings: ParkingSettings, block: BlockFormat) -> dict[Tier, BlockTier]:
+
+def open_tiers(
+    settings: ParkingSettings, block: BlockFormat, owner: str = ""
+) -> dict[Tier, BlockTier]:
     """Reserve memory and disk for parked blocks.
+
+    Args:
+        settings: How much, and where.
+        block: What is parked.
+        owner: Who parks; memory that is kept goes to the next of the same name and block.
 
     Raises:
         ConfigError: A tier has no room for one block, or the disk none for ``disk_bytes``.
@@ -23,8 +37,10 @@ def open_tiers(settings: ParkingSettings, block: BlockFormat) -> dict[Tier, Bloc
     _check_room("host_bytes", settings.host_bytes, host_bytes_of(1, block.block_bytes))
     _check_room("disk_bytes", settings.disk_bytes, disk_bytes_of(1, block.block_bytes))
     if settings.host_bytes:
-        arena = OwnArena(settings.host_bytes)
-        tiers[Tier.HOST] = HostTier(arena, block, is_checked=settings.debug)
+        arena = _open_arena(settings, block, owner)
+        tiers[Tier.HOST] = HostTier(
+            arena, block, has_digests=settings.keep, is_checked=settings.debug
+        )
     if settings.disk_bytes:
         tiers[Tier.DISK] = DiskTier(
             settings.disk_dir or Path(tempfile.gettempdir()),
@@ -40,6 +56,22 @@ def space_of(tiers: Mapping[Tier, BlockTier], block: BlockFormat) -> ParkingSpac
     """What the tiers hold."""
     num_slots = {tier: opened.num_slots for tier, opened in tiers.items()}
     return ParkingSpace(num_slots.get(Tier.HOST, 0), num_slots.get(Tier.DISK, 0), block.block_bytes)
+
+
+def _open_arena(settings: ParkingSettings, block: BlockFormat, owner: str) -> Arena:
+    if not settings.keep:
+        return OwnArena(settings.host_bytes)
+    folder = settings.keeper_dir or Path(tempfile.gettempdir()) / f"llm-fabric-{os.getuid()}"
+    fingerprint = hashlib.sha256(f"{owner} {block}".encode()).hexdigest()
+    wanted = Wanted(owner[:100], fingerprint, settings.host_bytes, settings.linger_s)
+    try:
+        arena = KeptArena(folder, wanted)
+    except OSError as error:
+        logger.warning("what is parked in host memory will not outlive its worker: %s", error)
+        return OwnArena(settings.host_bytes)
+    if not arena.is_new:
+        logger.info("%s has the host memory that a worker before it left", owner)
+    return arena
 
 
 def _check_room(name: str, num_bytes: int, slot_bytes: int) -> None:

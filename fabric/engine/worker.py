@@ -86,7 +86,9 @@ class Worker:
                 f"kv_cache_bytes is {settings.kv_cache_bytes}; one block of {settings.model} "
                 f"needs {block.block_bytes}"
             )
-        self._tiers = open_tiers(settings.parking, block)
+        rank = f"{self._place.pipeline.rank}.{self._place.tensor.rank}"
+        owner = f"{settings.model} {rank} of {self._place.parallel}, {settings.source}"
+        self._tiers = open_tiers(settings.parking, block, owner)
         self.space: ParkingSpace = space_of(self._tiers, block)
         self._moved: queue.SimpleQueue[TransferResult] = queue.SimpleQueue()
         self._runner: ModelRunner
