@@ -8,8 +8,9 @@ from fabric.core.profile import Profile
 from fabric.scheduler.baselines import Orca, PriorityPolicy, RequestLevel
 from fabric.scheduler.edf import EDF
 from fabric.scheduler.lengths import LengthEstimator
-from fabric.scheduler.mlfq import MLFQ, NaiveMLFQ, Quanta, Starvation
+from fabric.scheduler.mlfq import MLFQ, NaiveMLFQ
 from fabric.scheduler.policy import FCFS, Policy
+from fabric.scheduler.quanta import Quanta, Starvation
 from fabric.scheduler.srw import SRW, Restraint
 
 PolicyName = Literal["fcfs", "orca", "static", "priority", "edf", "mlfq", "naive_mlfq", "srw"]

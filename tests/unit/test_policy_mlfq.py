@@ -2,8 +2,9 @@ import pytest
 
 from fabric.core.errors import ConfigError
 from fabric.core.profile import Profile
-from fabric.scheduler.mlfq import MLFQ, Quanta
+from fabric.scheduler.mlfq import MLFQ
 from fabric.scheduler.policies import PolicyConfig
+from fabric.scheduler.quanta import Quanta
 from tests.unit.policy_world import SECONDS, PolicyWorld
 
 PATIENT = PolicyConfig("mlfq", alpha_s=1e6)
