@@ -93,8 +93,8 @@ class SwapSection(Section):
         """The memory to park blocks in; what serves keeps it when a worker dies."""
         is_on = self.mode != "off"
         return ParkingSettings(
-            host_bytes=int(self.host) if is_on else 0,
-            disk_bytes=int(self.disk) if is_on else 0,
+            host_bytes=is_on * int(self.host),
+            disk_bytes=is_on * int(self.disk),
             disk_dir=self.disk_dir,
             keep=True,
             debug=self.debug,
@@ -128,7 +128,6 @@ class GroupSection(Section):
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_num_waiting=self.max_num_waiting,
             policy=PolicyConfig(**self.policy.model_dump()),
-            # Without a place to park blocks, nothing is swapped in any mode.
             swap="on_demand" if self.swap.mode == "off" else self.swap.mode,
             preemption=self.swap.preemption,
             transfer_timeout_s=self.swap.timeout_s,
