@@ -12,6 +12,7 @@ from fabric.client import (
     GenerateOptions,
     Generation,
     InvalidRequest,
+    Objectives,
     PromptLike,
 )
 
@@ -28,6 +29,7 @@ _NUMBERS = (
     ("frequency_penalty", float, "above 0 discourages tokens generated before, each time"),
     ("seed", int, "makes sampling repeatable"),
     ("priority", int, "lower runs first"),
+    ("expected_tokens", int, "guess at the length of the answer; for the order of service only"),
 )
 
 
@@ -47,13 +49,27 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--system", metavar="TEXT", help="system message of the chat")
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    _add_generation_arguments(parser)
+    add_connection_arguments(parser)
+
+
+def _add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("generation (absent: the model's own defaults)")
     for name, kind, text in _NUMBERS:
         sampling.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=text)
     sampling.add_argument("--stop", action="append", metavar="TEXT", help="end here; repeatable")
     sampling.add_argument("--ignore-eos", action="store_true", help="EOS is an ordinary token")
+    sampling.add_argument("--tenant", help="whose request it is")
+    sampling.add_argument(
+        "--objective",
+        dest="objectives",
+        type=_objective,
+        action="append",
+        default=[],
+        metavar="NAME:S",
+        help="ttft, tpot or e2e within so many seconds; repeatable",
+    )
     sampling.add_argument("--timeout", type=float, metavar="S", help="deadline in seconds")
-    add_connection_arguments(parser)
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -94,4 +110,15 @@ def _options(args: argparse.Namespace) -> GenerateOptions:
     options.update({name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
     if args.ignore_eos:
         options["ignore_eos"] = True
+    if args.tenant is not None:
+        options["tenant"] = args.tenant
+    if args.objectives:
+        options["objectives"] = Objectives(**dict(args.objectives))
     return options
+
+
+def _objective(text: str) -> tuple[str, float]:
+    name, _, seconds = text.partition(":")
+    if name not in ("ttft", "tpot", "e2e"):
+        raise argparse.ArgumentTypeError(f"{text}: choose from ttft, tpot, e2e, as ttft:S")
+    return f"{name}_s", float(seconds)

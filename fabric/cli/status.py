@@ -7,6 +7,7 @@ import json
 import sys
 
 from fabric.cli.connection import add_connection_arguments, connect
+from fabric.cli.requests import show_requests
 from fabric.cli.table import format_table
 from fabric.client import DrainOutcome, FabricStatus, GroupStatus
 
@@ -21,6 +22,10 @@ _HEADER = (
     "PREFIX HIT %",
     "TOKENS",
     "PREEMPTIONS",
+    "POLICY",
+    "SWAPPED",
+    "HOST BLOCKS",
+    "DISK BLOCKS",
 )
 
 
@@ -29,6 +34,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     status = commands.add_parser("status", help="show the device groups and their load")
     status.set_defaults(run=_status)
     status.add_argument("--json", action="store_true", help="print JSON")
+    status.add_argument("--requests", action="store_true", help="show requests in flight instead")
+    status.add_argument("--group", default="", help="with --requests: of this device group only")
+    status.add_argument("--request-id", default="", help="with --requests: this one only")
+    status.add_argument("--limit", type=int, help="with --requests: at most so many")
     add_connection_arguments(status)
     drain = commands.add_parser("drain", help="finish what runs and take nothing new")
     drain.set_defaults(run=_drain)
@@ -38,6 +47,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _status(args: argparse.Namespace) -> int:
+    if args.requests:
+        return show_requests(args)
     status = asyncio.run(_fetch(args))
     if args.json:
         print(json.dumps(dataclasses.asdict(status), indent=2))
@@ -88,6 +99,10 @@ def _row(group: GroupStatus) -> tuple[str, ...]:
         _percent(load.prefix_hit_tokens, load.prefix_query_tokens),
         f"{load.num_tokens:,}",
         str(load.num_preemptions),
+        load.policy or "-",
+        str(load.num_swapped),
+        str(load.num_host_blocks),
+        str(load.num_disk_blocks),
     )
 
 

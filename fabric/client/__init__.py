@@ -11,6 +11,7 @@ from fabric.core.errors import (
     DeadlineExceeded,
     FabricError,
     FieldViolation,
+    GroupNotFound,
     InternalError,
     InvalidRequest,
     ModelNotFound,
@@ -25,6 +26,7 @@ from fabric.core.generation import Completed, Generation, Sequence, Started, Str
 from fabric.core.prompt import ChatMessage
 from fabric.core.request import (
     FinishReason,
+    Objectives,
     PositionLogprobs,
     SequenceDelta,
     StopMatch,
@@ -32,7 +34,17 @@ from fabric.core.request import (
     TokenLogprob,
     Usage,
 )
-from fabric.core.status import FabricStatus, GroupState, GroupStatus, ModelState, ModelStatus
+from fabric.core.status import (
+    Explanation,
+    FabricStatus,
+    GroupState,
+    GroupStatus,
+    ModelState,
+    ModelStatus,
+    PolicyChange,
+    RequestPhase,
+    RequestStatus,
+)
 
 __all__ = [
     "AsyncClient",
@@ -42,6 +54,7 @@ __all__ = [
     "Completed",
     "DeadlineExceeded",
     "DrainOutcome",
+    "Explanation",
     "FabricError",
     "FabricStatus",
     "FieldViolation",
@@ -49,6 +62,7 @@ __all__ = [
     "GenerateOptions",
     "Generation",
     "GenerationStream",
+    "GroupNotFound",
     "GroupState",
     "GroupStatus",
     "InternalError",
@@ -56,12 +70,16 @@ __all__ = [
     "ModelNotFound",
     "ModelState",
     "ModelStatus",
+    "Objectives",
     "Overloaded",
+    "PolicyChange",
     "PositionLogprobs",
     "PromptLike",
     "ProtocolError",
     "RequestCancelled",
     "RequestError",
+    "RequestPhase",
+    "RequestStatus",
     "RetryPolicy",
     "Sequence",
     "SequenceDelta",

@@ -1,6 +1,6 @@
 """The client SDK for asyncio."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -15,9 +15,10 @@ from fabric.client.stream import AsyncGenerationStream, own_cancellation_only
 from fabric.core.errors import InvalidRequest
 from fabric.core.generation import Generation
 from fabric.core.prompt import PromptTokens
-from fabric.core.status import FabricStatus, ModelStatus
-from fabric.rpc.convert import set_prompt, spec_to_proto
+from fabric.core.status import Explanation, FabricStatus, ModelStatus, PolicyChange
+from fabric.rpc.convert import naming, set_prompt, spec_to_proto
 from fabric.rpc.convert_output import duration, generation_from_proto
+from fabric.rpc.convert_requests import change_from_proto, explanation_from_proto
 from fabric.rpc.convert_status import fabric_status_from_proto, model_from_proto
 from fabric.rpc.status import from_rpc_error
 from fabric.rpc.v1 import control_pb2, inference_pb2
@@ -116,10 +117,8 @@ class AsyncClient:
         request = inference_pb2.DetokenizeRequest(
             model=model, skip_special_tokens=skip_special_tokens
         )
-        try:
+        with naming("token_ids"):
             request.token_ids.extend(token_ids)
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest.of("token_ids", f"has a wrong value: {error}") from error
         response = await self._call(self._inference.Detokenize, request, self._timeout_s)
         return str(response.text)
 
@@ -152,6 +151,39 @@ class AsyncClient:
         request = control_pb2.DrainRequest(group=group, timeout=wait)
         response = await self._call(self._control.Drain, request, None)
         return DrainOutcome(response.drained, response.num_inflight)
+
+    async def explain(
+        self, group: str = "", *, request_id: str = "", limit: int | None = None
+    ) -> Explanation:
+        """Where requests in flight are, why they had to give way, and what that cost.
+
+        Args:
+            group: The device group to ask; all of them if empty.
+            request_id: Only requests of this id; all of them if empty.
+            limit: At most this many; the server's own limit if None.
+        """
+        request = control_pb2.ExplainRequestsRequest(group=group, request_id=request_id)
+        if limit is not None:
+            with naming("limit"):
+                request.limit = limit
+        response = await self._call(self._control.ExplainRequests, request, self._timeout_s)
+        return explanation_from_proto(response)
+
+    async def set_policy(
+        self, policy: str, group: str = "", *, numbers: Mapping[str, float] | None = None
+    ) -> tuple[PolicyChange, ...]:
+        """Switch the scheduling policy of a device group, or of all; no request is dropped.
+
+        Args:
+            policy: Its name, such as mlfq.
+            group: The device group's name; empty for all.
+            numbers: What the policy goes by, such as alpha_s; absent ones have their defaults.
+        """
+        request = control_pb2.SetPolicyRequest(group=group, policy=policy)
+        with naming("numbers"):
+            request.numbers.update(numbers or {})
+        response = await self._call(self._control.SetPolicy, request, self._timeout_s)
+        return tuple(map(change_from_proto, response.changes))
 
     async def health(self, service: str = "") -> bool:
         """Whether the router, or one of its services by full name, can serve now."""

@@ -13,6 +13,7 @@ from fabric.core.prompt import (
     PromptText,
     PromptTokens,
 )
+from fabric.core.request import Objectives
 from fabric.core.sampling import SamplingOverrides
 
 # Plain text, token ids, or a conversation of messages or {"role": ..., "content": ...} mappings.
@@ -45,12 +46,15 @@ class GenerateOptions(TypedDict, total=False):
     logprobs: int | None
     skip_special_tokens: bool | None
     priority: int
+    tenant: str
+    objectives: Objectives
+    expected_tokens: int | None
     cache_salt: str
     request_id: str
     timeout_s: float | None
 
 
-_NOT_SAMPLING = frozenset({"priority", "cache_salt", "request_id", "timeout_s"})
+_SCHEDULING = ("priority", "tenant", "objectives", "expected_tokens", "cache_salt", "request_id")
 
 
 def build_spec(model: str, prompt: PromptLike, options: GenerateOptions) -> GenerationSpec:
@@ -64,16 +68,15 @@ def build_spec(model: str, prompt: PromptLike, options: GenerateOptions) -> Gene
     if unknown:
         raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
     stop = options.get("stop", ())
-    given = {name: value for name, value in options.items() if name not in _NOT_SAMPLING}
+    apart = {*_SCHEDULING, "timeout_s"}
+    given = {name: value for name, value in options.items() if name not in apart}
     given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     given["stop_token_ids"] = tuple(options.get("stop_token_ids", ()))
     return GenerationSpec(
         model=model,
         prompt=as_prompt(prompt),
         sampling=SamplingOverrides(**given),  # type: ignore[arg-type]
-        request_id=options.get("request_id", ""),
-        priority=options.get("priority", 0),
-        cache_salt=options.get("cache_salt", ""),
+        **{name: options[name] for name in _SCHEDULING if name in options},  # type: ignore[literal-required]
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -17,7 +17,7 @@ from fabric.client.stream import AsyncGenerationStream
 from fabric.core.errors import RequestCancelled
 from fabric.core.generation import Generation, StreamEvent
 from fabric.core.request import SequenceDelta
-from fabric.core.status import FabricStatus, ModelStatus
+from fabric.core.status import Explanation, FabricStatus, ModelStatus, PolicyChange
 
 T = TypeVar("T")
 
@@ -192,6 +192,18 @@ class Client:
     def drain(self, group: str = "", *, timeout_s: float | None = None) -> DrainOutcome:
         """Stop new requests to a device group, or to all and the router; wait for the others."""
         return self._portal.run(self._client.drain(group, timeout_s=timeout_s))
+
+    def explain(
+        self, group: str = "", *, request_id: str = "", limit: int | None = None
+    ) -> Explanation:
+        """Where requests in flight are, why they had to give way, and what that cost."""
+        return self._portal.run(self._client.explain(group, request_id=request_id, limit=limit))
+
+    def set_policy(
+        self, policy: str, group: str = "", *, numbers: Mapping[str, float] | None = None
+    ) -> tuple[PolicyChange, ...]:
+        """Switch the scheduling policy of a device group, or of all; no request is dropped."""
+        return self._portal.run(self._client.set_policy(policy, group, numbers=numbers))
 
     def health(self, service: str = "") -> bool:
         """Whether the router, or one of its services by full name, can serve now."""

@@ -4,6 +4,7 @@ FabricError
 ├── RequestError              the caller's request ends with it
 │   ├── InvalidRequest        INVALID_ARGUMENT    a field is wrong; names it
 │   ├── ModelNotFound         NOT_FOUND
+│   ├── GroupNotFound         NOT_FOUND
 │   ├── Unauthenticated       UNAUTHENTICATED
 │   ├── Overloaded            RESOURCE_EXHAUSTED  try again later
 │   ├── Unavailable           UNAVAILABLE         a group died, is loading or drains; try again
@@ -66,6 +67,15 @@ class ModelNotFound(RequestError):
         served = f"; served: {', '.join(known)}" if known else ""
         super().__init__(f"model {model!r} is not served{served}")
         self.model = model
+
+
+class GroupNotFound(RequestError):
+    """No device group has this name."""
+
+    def __init__(self, group: str, known: tuple[str, ...] = ()) -> None:
+        names = f"; known: {', '.join(known)}" if known else ""
+        super().__init__(f"device group {group!r} is not known{names}")
+        self.group = group
 
 
 class Unauthenticated(RequestError):

@@ -53,5 +53,5 @@ class GenerationSpec:
     priority: int = 0
     cache_salt: str = ""
     tenant: str = ""
-    objectives: Objectives = Objectives()
+    objectives: Objectives = field(default_factory=Objectives)
     expected_tokens: int | None = None

@@ -1,4 +1,4 @@
-"""What runs, as the router sees it: models, device groups and their load."""
+"""What runs, as the router sees it: models, device groups, their load and their requests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -85,6 +85,29 @@ class RequestStatus:
     tier: str = ""
     last_preemption: str = ""
     timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where requests in flight are, by device group and the policy's order.
+
+    ``num_omitted`` more were not told of, and neither were those of the groups ``unanswered``,
+    which are down or did not answer in time. ``timing.group`` of a request names its group.
+    """
+
+    requests: tuple[RequestStatus, ...]
+    num_omitted: int = 0
+    unanswered: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """A device group's scheduling policy before and now; ``error`` says why it has not changed."""
+
+    group: str
+    before: str
+    after: str
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

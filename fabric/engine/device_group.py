@@ -49,7 +49,8 @@ class DeviceGroup:
                 start_gang, settings, shard_host, link_settings.epoch, link_settings.host
             )
         built = await asyncio.to_thread(build_engine, settings, progress, clock, gang)
-        loop = EngineLoop(built.engine, (built.served,), clock)
+        patience_s = settings.scheduler.transfer_timeout_s
+        loop = EngineLoop(built.engine, (built.served,), clock, patience_s)
         link = LinkServer(loop, link_settings)
         address = await link.start()
         loop.start(link.publish)

@@ -3,15 +3,21 @@
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from fabric.core.clock import Clock
 from fabric.core.errors import GroupError, InternalError, RequestError, Unavailable
 from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, ServedModel
+from fabric.core.status import RequestStatus
 from fabric.engine.engine import Engine
+from fabric.engine.question import Question
+from fabric.scheduler.policies import PolicyConfig
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Publish = Callable[[list[RequestOutput]], None]
 
 
@@ -19,17 +25,26 @@ class EngineLoop:
     """Steps an engine while it has work, and sleeps while it has none.
 
     Every submitted request gets exactly one last RequestOutput, also when the engine fails or
-    stops.
+    stops. The scheduler gives a copy of KV blocks up after ``transfer_timeout_s``: only then is it
+    a stall that nothing runs because of one.
     """
 
-    def __init__(self, engine: Engine, served: tuple[ServedModel, ...], clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        served: tuple[ServedModel, ...],
+        clock: Clock,
+        transfer_timeout_s: float = 0.0,
+    ) -> None:
         self._engine = engine
         self._served = served
         self._clock = clock
+        self._transfer_timeout_s = transfer_timeout_s
         self._publish: Publish = _discard
         self._wake = threading.Condition()
         self._submitted: list[GenerationRequest] = []
         self._cancelled: list[str] = []
+        self._questions: list[Question[Any]] = []
         self._live: set[str] = set()
         self._is_stopping = False
         self._failure: str | None = None
@@ -82,9 +97,32 @@ class EngineLoop:
     def report(self) -> LoadReport:
         """The load after the last step, and for how long there has been no progress."""
         with self._wake:
-            has_work = bool(self._live)
-            stalled_s = self._clock.now() - self._progress_at_s if has_work else 0.0
-            return replace(self._report, stalled_s=stalled_s)
+            report, stalled_s = self._report, 0.0
+            if self._live:
+                waits_for_copies = report.num_swapped and not report.num_running
+                patience_s = self._transfer_timeout_s if waits_for_copies else 0.0
+                stalled_s = max(0.0, self._clock.now() - self._progress_at_s - patience_s)
+            return replace(report, stalled_s=stalled_s)
+
+    def explain(self) -> "Future[tuple[RequestStatus, ...]]":
+        """Where the unfinished requests are, between two iterations.
+
+        The future fails with Unavailable if the engine has failed or stops.
+        """
+        return self._ask(Question(lambda engine: engine.explain()))
+
+    def set_policy(self, config: PolicyConfig) -> "Future[tuple[str, str]]":
+        """Schedule by another policy from the next iteration on; the names before and after."""
+        return self._ask(Question(lambda engine: _change_policy(engine, config)))
+
+    def _ask(self, question: Question[T]) -> "Future[T]":
+        with self._wake:
+            if self._is_stopping or self.failure:
+                question.refuse(Unavailable("the device group is stopping", retry_after_s=1.0))
+            else:
+                self._questions.append(question)
+                self._wake.notify()
+        return question.answer
 
     def _run(self) -> None:
         try:
@@ -105,7 +143,9 @@ class EngineLoop:
 
     def _wait_for_work(self) -> bool:
         with self._wake:
-            while not (self._is_stopping or self._submitted or self._engine.has_work):
+            while not (
+                self._is_stopping or self._submitted or self._questions or self._engine.has_work
+            ):
                 self._cancelled.clear()
                 self._wake.wait()
             return not self._is_stopping
@@ -114,13 +154,16 @@ class EngineLoop:
         with self._wake:
             submitted, self._submitted = self._submitted, []
             cancelled, self._cancelled = self._cancelled, []
+            questions, self._questions = self._questions, []
         outputs = [output for request in submitted if (output := self._add(request))]
         for request_id in cancelled:
             self._engine.cancel(request_id)
+        for question in questions:
+            question.put_to(self._engine)
         outputs += self._engine.step()
         report = self._engine.report()
         with self._wake:
-            if report.num_steps != self._report.num_steps or not report.num_running:
+            if _progress(report) != _progress(self._report):
                 self._progress_at_s = self._clock.now()
             self._report = report
             self._live.difference_update(o.request_id for o in outputs if o.is_last)
@@ -137,9 +180,28 @@ class EngineLoop:
     def _end_all(self, error: RequestError) -> None:
         with self._wake:
             live, self._live = self._live, set()
+            questions, self._questions = self._questions, []
             self._is_stopping = True
+        for question in questions:
+            question.refuse(error)
         if live:
             self._publish([RequestOutput(name, error=error) for name in sorted(live)])
+
+
+def _change_policy(engine: Engine, config: PolicyConfig) -> tuple[str, str]:
+    before = engine.report().policy
+    engine.set_policy(config)
+    return before, engine.report().policy
+
+
+def _progress(report: LoadReport) -> tuple[int, ...]:
+    """What changes as long as an engine with work gets on: iterations, and KV blocks that move."""
+    return (
+        report.num_steps,
+        report.swapped_out_bytes,
+        report.swapped_in_bytes,
+        report.num_failed_transfers,
+    )
 
 
 def _discard(outputs: list[RequestOutput]) -> None:

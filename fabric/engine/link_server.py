@@ -6,22 +6,26 @@ import logging
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from fabric.core.errors import InternalError, ProtocolError, RequestError, Unavailable
-from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, ServedModel
+from fabric.core.request import RequestOutput
+from fabric.engine.group_engine import GroupEngine
+from fabric.engine.link_answers import answer_to, engine_id
 from fabric.rpc.failures import failure_of
 from fabric.rpc.frames import (
     VERSION,
     Cancel,
     Challenge,
     Drain,
+    Explain,
     Frame,
     FrameCodec,
     Goodbye,
     Hello,
     Ping,
+    Question,
     Report,
+    SetPolicy,
     Step,
     StreamOutput,
     Submit,
@@ -32,25 +36,7 @@ from fabric.rpc.secret import Role, is_proof, new_nonce, prove
 
 logger = logging.getLogger(__name__)
 
-
-class GroupEngine(Protocol):
-    """The engine as the link sees it; every method may be called from the link's thread."""
-
-    def submit(self, request: GenerationRequest) -> None:
-        """Take a request; a RequestError is raised at once or published later as its output."""
-        ...
-
-    def cancel(self, request_id: str) -> None:
-        """Forget a request and free what it holds; an unknown id is ignored."""
-        ...
-
-    def report(self) -> LoadReport:
-        """The load now."""
-        ...
-
-    def served(self) -> tuple[ServedModel, ...]:
-        """The models that requests may name."""
-        ...
+MAX_QUESTIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +87,7 @@ class _Session:
         self._router_id = ""
         self._last_stream = -1
         self._requests: dict[int, str] = {}
+        self._answering: set[asyncio.Task[None]] = set()
 
     def on_open(self, link: Link) -> None:
         self._link = link
@@ -118,6 +105,8 @@ class _Session:
                 self._submit(frame)
             case Cancel(stream):
                 self._cancel(stream)
+            case Explain() | SetPolicy():
+                self._take_question(frame)
             case Drain():
                 self._shared.drain()
             case Ping():
@@ -132,6 +121,8 @@ class _Session:
         logger.info("router %s is gone: %s", self._router_id or "(unknown)", reason)
         for stream in tuple(self._requests):
             self._cancel(stream)
+        for task in self._answering:
+            task.cancel()
 
     def send(self, frame: Frame) -> None:
         if self._link is not None:
@@ -177,8 +168,7 @@ class _Session:
         if self._shared.is_draining:
             self._refuse(frame.stream, Unavailable("the device group drains", 1.0))
             return
-        # The client's id may repeat; the engine's may not.
-        request_id = f"{self._number}.{frame.stream}:{frame.request.request_id}"
+        request_id = engine_id(self._number, frame.stream, frame.request.request_id)
         self._requests[frame.stream] = request_id
         self._shared.routes[request_id] = _Route(self, frame.stream)
         try:
@@ -194,6 +184,17 @@ class _Session:
     def _refuse(self, stream: int, error: RequestError) -> None:
         output = StreamOutput(stream, (), None, None, failure_of(error))
         self.send(Step(self._shared.settings.epoch, (output,)))
+
+    def _take_question(self, question: Question) -> None:
+        if len(self._answering) >= MAX_QUESTIONS:
+            raise ProtocolError(f"more than {MAX_QUESTIONS} questions at once")
+        task = asyncio.create_task(self._answer(question))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, question: Question) -> None:
+        shared = self._shared
+        self.send(await answer_to(question, shared.engine, shared.settings.epoch))
 
     def _cancel(self, stream: int) -> None:
         # A stream that just ended crosses its Cancel on the way.

@@ -1,12 +1,12 @@
 """From what a client asks for to a request that a device group can run, or an error."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fabric.core.errors import DeadlineExceeded, FieldViolation, InvalidRequest
 from fabric.core.prompt import GenerationSpec, Prompt, PromptChat, PromptText, PromptTokens
-from fabric.core.request import GenerationRequest, ModelCard, ServedModel
+from fabric.core.request import GenerationRequest, ModelCard, Objectives, ServedModel
 from fabric.core.sampling import resolve_sampling, token_id_violation
 from fabric.router.tokenizers import TokenizerCache
 
@@ -19,6 +19,8 @@ class AdmissionLimits:
     max_chat_messages: int = 1024
     max_request_id_chars: int = 128
     max_salt_chars: int = 256
+    max_tenant_chars: int = 128
+    max_objective_s: float = 86_400.0
 
 
 class Admission:
@@ -50,7 +52,7 @@ class Admission:
         """
         if timeout_s is not None and timeout_s <= 0:
             raise DeadlineExceeded("the deadline passed before the request was admitted")
-        self._check_names(spec)
+        self._check_spec(spec, served.limits.max_model_len)
         token_ids = await self.tokenize(spec.prompt, served.card)
         sampling = resolve_sampling(
             spec.sampling, served.defaults, served.limits, len(token_ids), self._new_seed()
@@ -63,6 +65,9 @@ class Admission:
             timeout_s=timeout_s,
             priority=spec.priority,
             cache_salt=spec.cache_salt,
+            tenant=spec.tenant,
+            objectives=spec.objectives,
+            expected_tokens=spec.expected_tokens,
         )
 
     async def tokenize(
@@ -113,19 +118,39 @@ class Admission:
                 "prompt", f"has {num_chars} characters; at most {most} are allowed"
             )
 
-    def _check_names(self, spec: GenerationSpec) -> None:
+    def _check_spec(self, spec: GenerationSpec, max_model_len: int) -> None:
+        expected = spec.expected_tokens
+        violations = [*self._long_names(spec), *self._wrong_objectives(spec.objectives)]
+        if expected is not None and not 1 <= expected <= max_model_len:
+            allowed = f"allowed: 1 to {max_model_len}"
+            violations.append(
+                FieldViolation("scheduling.expected_tokens", f"is {expected}; {allowed}")
+            )
+        if violations:
+            raise InvalidRequest(violations)
+
+    def _long_names(self, spec: GenerationSpec) -> Iterator[FieldViolation]:
         limits = self._limits
         lengths = (
             ("request_id", spec.request_id, limits.max_request_id_chars),
             ("cache.salt", spec.cache_salt, limits.max_salt_chars),
+            ("scheduling.tenant", spec.tenant, limits.max_tenant_chars),
         )
-        violations = [
-            FieldViolation(name, f"has {len(text)} characters; at most {most} are allowed")
-            for name, text, most in lengths
-            if len(text) > most
-        ]
-        if violations:
-            raise InvalidRequest(violations)
+        for name, text, most in lengths:
+            if len(text) > most:
+                yield FieldViolation(
+                    name, f"has {len(text)} characters; at most {most} are allowed"
+                )
+
+    def _wrong_objectives(self, objectives: Objectives) -> Iterator[FieldViolation]:
+        most_s = self._limits.max_objective_s
+        times_s = (
+            ("ttft", objectives.ttft_s), ("tpot", objectives.tpot_s), ("e2e", objectives.e2e_s)
+        )  # fmt: skip
+        for name, time_s in times_s:
+            if time_s is not None and not 0 < time_s <= most_s:
+                allowed = f"allowed: above 0, up to {most_s:g} s"
+                yield FieldViolation(f"scheduling.objectives.{name}", f"is {time_s} s; {allowed}")
 
 
 def check_token_ids(token_ids: tuple[int, ...], vocab_size: int, field: str) -> None:

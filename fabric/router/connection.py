@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from fabric.core.errors import ProtocolError, Unavailable
 from fabric.core.request import GenerationRequest, LoadReport, ServedModel
 from fabric.router.mailbox import Mailbox
+from fabric.router.questions import Questions
 from fabric.rpc.frames import (
     VERSION,
+    Answer,
     Cancel,
     Challenge,
     Drain,
+    Explained,
     Frame,
     Goodbye,
     Hello,
     Ping,
+    PolicySet,
+    Question,
+    Refused,
     Report,
     Step,
     StreamOutput,
@@ -47,7 +53,8 @@ class LinkOptions:
     """How a router keeps its links.
 
     A connection that is silent for ``silence_s`` is given up: a group reports several times a
-    second, also when idle.
+    second, also when idle. A question is given up after ``answer_timeout_s``: its group answers
+    between two iterations.
     """
 
     secret: str
@@ -55,6 +62,7 @@ class LinkOptions:
     tls: ssl.SSLContext | None = None
     greeting_timeout_s: float = 2.0
     silence_s: float = 10.0
+    answer_timeout_s: float = 5.0
     min_backoff_s: float = 0.05
     max_backoff_s: float = 1.0
 
@@ -75,6 +83,7 @@ class Connection:
         self._nonces = (b"", new_nonce())
         self._mailboxes: dict[int, Mailbox] = {}
         self._last_stream = -1
+        self._questions = Questions(address.name, options.answer_timeout_s)
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed = asyncio.Event()
         self.models: tuple[ServedModel, ...] = ()
@@ -133,6 +142,15 @@ class Connection:
         if mailbox is not None and not mailbox.has_ended and self._link is not None:
             self._link.send(Cancel(stream))
 
+    async def ask(self, make: Callable[[int], Question]) -> Answer:
+        """Ask the group what ``make`` makes of a question's number.
+
+        Raises:
+            RequestError: The group refuses, is lost, or does not answer in time.
+        """
+        assert self._link is not None
+        return await self._questions.ask(self._link.send, make)
+
     def drain(self) -> None:
         """Ask the group to take nothing new."""
         if self._link is not None:
@@ -161,6 +179,9 @@ class Connection:
             case Report(epoch, load) if self.is_ready:
                 if epoch == self.epoch:
                     self.load = load
+            case (Explained() | PolicySet() | Refused()) as answer if self.is_ready:
+                if answer.epoch == self.epoch:
+                    self._questions.settle(answer)
             case Drain() if self.is_ready:
                 self.is_draining = True
                 self._on_change()
@@ -223,3 +244,4 @@ class Connection:
         error = Unavailable(f"device group {self._address.name} was lost: {reason}", 1.0)
         for mailbox in self._mailboxes.values():
             mailbox.fail(error)
+        self._questions.fail(error)

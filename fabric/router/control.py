@@ -1,16 +1,17 @@
-"""The ControlService: what runs, and draining it."""
+"""The ControlService: what runs, where its requests are, and steering it."""
 
 import time
 from importlib.metadata import PackageNotFoundError, version
 
 import grpc
 
-from fabric.core.errors import InvalidRequest
 from fabric.core.status import FabricStatus
 from fabric.router.catalog import Catalog
 from fabric.router.dispatch import Dispatcher
 from fabric.router.handlers import Context, unary
+from fabric.router.steering import DEFAULT_LIMIT, change_policy, explain_requests, named_groups
 from fabric.rpc.convert_output import seconds
+from fabric.rpc.convert_requests import change_to_proto, explanation_to_proto
 from fabric.rpc.convert_status import fabric_status_to_proto
 from fabric.rpc.v1 import control_pb2 as pb
 
@@ -19,7 +20,7 @@ DRAIN_TIMEOUT_S = 30.0
 
 
 class ControlServicer:
-    """Describes and drains this router and its device groups."""
+    """Describes and steers this router and its device groups."""
 
     def __init__(self, catalog: Catalog, dispatcher: Dispatcher) -> None:
         self._catalog = catalog
@@ -31,6 +32,8 @@ class ControlServicer:
         methods = {
             "Status": unary(pb.StatusRequest, self.status),
             "Drain": unary(pb.DrainRequest, self.drain),
+            "ExplainRequests": unary(pb.ExplainRequestsRequest, self.explain_requests),
+            "SetPolicy": unary(pb.SetPolicyRequest, self.set_policy),
         }
         return grpc.method_handlers_generic_handler(NAME, methods)
 
@@ -49,16 +52,29 @@ class ControlServicer:
     async def drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         """Drain one device group, or all of them and this router."""
         timeout_s = seconds(request.timeout) if request.HasField("timeout") else DRAIN_TIMEOUT_S
-        names = self._catalog.group_names
-        if request.group and request.group not in names:
-            known = ", ".join(names) or "none"
-            raise InvalidRequest.of("group", f"{request.group!r} is not a device group of: {known}")
-        for name in (request.group,) if request.group else names:
+        for name in named_groups(self._catalog, request.group):
             self._catalog.link(name).drain()
         if not request.group:
             self._dispatcher.is_draining = True
         left = await self._dispatcher.ledger.wait_idle(request.group, timeout_s)
         return pb.DrainResponse(drained=left == 0, num_inflight=left)
+
+    async def explain_requests(
+        self, request: pb.ExplainRequestsRequest, context: Context
+    ) -> pb.ExplainRequestsResponse:
+        """Tell where requests in flight are, through whichever router they came."""
+        limit = request.limit if request.HasField("limit") else DEFAULT_LIMIT
+        explanation = await explain_requests(
+            self._catalog, request.group, request.request_id, limit
+        )
+        return explanation_to_proto(explanation)
+
+    async def set_policy(
+        self, request: pb.SetPolicyRequest, context: Context
+    ) -> pb.SetPolicyResponse:
+        """Switch the scheduling policy of one device group, or of all."""
+        changes = await change_policy(self._catalog, request.group, request.policy, request.numbers)
+        return pb.SetPolicyResponse(changes=map(change_to_proto, changes))
 
 
 def _version() -> str:

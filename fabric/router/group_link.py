@@ -9,7 +9,7 @@ from fabric.core.errors import InvalidRequest, ProtocolError, Unavailable
 from fabric.core.request import GenerationRequest, LoadReport, ServedModel
 from fabric.router.connection import Connection, GroupAddress, LinkOptions
 from fabric.router.mailbox import Mailbox
-from fabric.rpc.frames import FrameCodec
+from fabric.rpc.frames import Answer, FrameCodec, Question
 from fabric.rpc.link import Link
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,14 @@ class GroupLink:
         if self._connection is not None:
             self._connection.drain()
 
+    async def ask(self, make: Callable[[int], Question]) -> Answer:
+        """Ask the group what ``make`` makes of a question's number.
+
+        Raises:
+            RequestError: The group refuses, is not connected, or does not answer in time.
+        """
+        return await self._ready_connection().ask(make)
+
     @contextmanager
     def open(self, request: GenerationRequest) -> Iterator[Mailbox]:
         """Submit a request; leaving the context before the end cancels it.
@@ -86,9 +94,7 @@ class GroupLink:
             Unavailable: The group is not connected.
             InvalidRequest: The request doesn't fit in a frame.
         """
-        connection = self._connection
-        if connection is None or not connection.is_ready:
-            raise Unavailable(f"device group {self.address.name} is not connected", 1.0)
+        connection = self._ready_connection()
         try:
             stream, mailbox = connection.submit(request)
         except ProtocolError as error:
@@ -97,6 +103,12 @@ class GroupLink:
             yield mailbox
         finally:
             connection.leave(stream)
+
+    def _ready_connection(self) -> Connection:
+        connection = self._connection
+        if connection is None or not connection.is_ready:
+            raise Unavailable(f"device group {self.address.name} is not connected", 1.0)
+        return connection
 
     async def _stay_connected(self) -> None:
         backoff_s = self._options.min_backoff_s

@@ -50,6 +50,7 @@ class RouterSettings:
     max_message_bytes: int = 8 * 2**20
     max_inflight: int = 1024
     stall_after_s: float = 10.0
+    answer_timeout_s: float = 5.0
     tls: TlsSettings | None = None
     link_tls: ssl.SSLContext | None = None
     reflection: bool = True
@@ -69,7 +70,12 @@ class RouterServer:
         load_tokenizer: Callable[[Path], Tokenizer] = ModelTokenizer.load,
     ) -> None:
         self._settings = settings
-        link = LinkOptions(settings.link_secret, uuid.uuid4().hex, settings.link_tls)
+        link = LinkOptions(
+            settings.link_secret,
+            uuid.uuid4().hex,
+            settings.link_tls,
+            answer_timeout_s=settings.answer_timeout_s,
+        )
         self._health = health.HealthServicer()
         self._tokenizers = TokenizerCache(load_tokenizer)
         self._admission = Admission(self._tokenizers, settings.admission)

@@ -57,23 +57,23 @@ def spec_to_proto(spec: GenerationSpec) -> pb.GenerationSpec:
         InvalidRequest: A value doesn't fit its field's type; names the field.
     """
     message = pb.GenerationSpec()
-    with _naming("model"):
+    with naming("model"):
         message.model = spec.model
-    with _naming("request_id"):
+    with naming("request_id"):
         message.request_id = spec.request_id
     set_prompt(message, spec.prompt)
     asked = spec.sampling
     _set_present(message.sampling, "sampling", asked, _SAMPLING)
     _set_present(message.stopping, "stopping", asked, _STOPPING)
     _set_present(message.output, "output", asked, _OUTPUT)
-    with _naming("sampling.logit_bias"):
+    with naming("sampling.logit_bias"):
         message.sampling.logit_bias.update(asked.logit_bias)
-    with _naming("stopping.stop"):
+    with naming("stopping.stop"):
         message.stopping.stop.extend(asked.stop)
-    with _naming("stopping.stop_token_ids"):
+    with naming("stopping.stop_token_ids"):
         message.stopping.stop_token_ids.extend(asked.stop_token_ids)
     _set_scheduling(message.scheduling, spec)
-    with _naming("cache.salt"):
+    with naming("cache.salt"):
         message.cache.salt = spec.cache_salt
     return message
 
@@ -92,17 +92,30 @@ def set_prompt(message: Any, prompt: Prompt) -> None:
     """
     match prompt:
         case PromptText(text):
-            with _naming("prompt.text"):
+            with naming("prompt.text"):
                 message.text = text
         case PromptTokens(token_ids):
             message.token_ids.SetInParent()
-            with _naming("prompt.token_ids"):
+            with naming("prompt.token_ids"):
                 message.token_ids.ids.extend(token_ids)
         case PromptChat(messages, add_generation_prompt):
             message.chat.add_generation_prompt = add_generation_prompt
-            with _naming("prompt.chat.messages"):
+            with naming("prompt.chat.messages"):
                 for item in messages:
                     message.chat.messages.add(role=item.role, content=item.content)
+
+
+@contextmanager
+def naming(field: str) -> Iterator[None]:
+    """Turn protobuf's complaint about a value into one that names the field.
+
+    Raises:
+        InvalidRequest: The value doesn't fit the field.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequest.of(field, f"has a wrong value: {error}") from error
 
 
 def _prompt_from_proto(message: pb.GenerationSpec) -> Prompt:
@@ -143,17 +156,17 @@ def _scheduling_from_proto(message: pb.SchedulingOptions) -> dict[str, Any]:
 
 
 def _set_scheduling(message: pb.SchedulingOptions, spec: GenerationSpec) -> None:
-    with _naming("scheduling.priority"):
+    with naming("scheduling.priority"):
         message.priority = spec.priority
-    with _naming("scheduling.tenant"):
+    with naming("scheduling.tenant"):
         message.tenant = spec.tenant
     for name in _OBJECTIVES:
         objective_s = getattr(spec.objectives, f"{name}_s")
         if objective_s is not None:
-            with _naming(f"scheduling.objectives.{name}"):
+            with naming(f"scheduling.objectives.{name}"):
                 getattr(message.objectives, name).CopyFrom(duration(objective_s))
     if spec.expected_tokens is not None:
-        with _naming("scheduling.expected_tokens"):
+        with naming("scheduling.expected_tokens"):
             message.expected_tokens = spec.expected_tokens
 
 
@@ -171,14 +184,5 @@ def _set_present(message: Any, parent: str, asked: SamplingOverrides, names: Ite
     for name in names:
         value = getattr(asked, name)
         if value is not None:
-            with _naming(f"{parent}.{name}"):
+            with naming(f"{parent}.{name}"):
                 setattr(message, name, value)
-
-
-@contextmanager
-def _naming(field: str) -> Iterator[None]:
-    """Turn protobuf's complaint about a value into one that names the field."""
-    try:
-        yield
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRequest.of(field, f"has a wrong value: {error}") from error

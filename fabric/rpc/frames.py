@@ -3,7 +3,8 @@
 A frame is four bytes of length, big endian, and a msgpack array [kind, body]. The server speaks
 first: Challenge, then the router's Hello, then Welcome; from then on the router sends Submit,
 Cancel, Drain and Ping, and the group one Step for each engine step that has something for this
-router, and a Report now and then.
+router, and a Report now and then. The router's questions, Explain and SetPolicy, have numbers that
+are never reused on a connection; each is answered once, by Explained, PolicySet or Refused.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fabric.core.request import (
     Timing,
     Usage,
 )
+from fabric.core.status import RequestStatus
 from fabric.rpc.framing import MAX_FRAME_BYTES, Framing
 
 VERSION = 2
@@ -124,7 +126,69 @@ class Ping:
     """From the router, several times a second: bytes that a lost host doesn't acknowledge."""
 
 
-Frame = Challenge | Hello | Welcome | Submit | Cancel | Step | Report | Drain | Goodbye | Ping
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """From the router: where are the requests, or those of one id; tell of ``limit`` at most."""
+
+    question: int
+    request_id: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetPolicy:
+    """From the router: schedule by this policy from now on, with these numbers of its own."""
+
+    question: int
+    policy: str
+    numbers: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """From the group: requests of all routers, by their clients' ids, and how many it left out."""
+
+    epoch: int
+    question: int
+    requests: tuple[RequestStatus, ...]
+    num_omitted: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """From the group: the policy before and now."""
+
+    epoch: int
+    question: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """From the group: why it can't answer a question."""
+
+    epoch: int
+    question: int
+    failure: Failure
+
+
+Question = Explain | SetPolicy
+Answer = Explained | PolicySet | Refused
+Frame = (
+    Challenge
+    | Hello
+    | Welcome
+    | Submit
+    | Cancel
+    | Step
+    | Report
+    | Drain
+    | Goodbye
+    | Ping
+    | Question
+    | Answer
+)
 
 
 KINDS: tuple[type[Frame], ...] = (
@@ -138,6 +202,11 @@ KINDS: tuple[type[Frame], ...] = (
     Drain,
     Goodbye,
     Ping,
+    Explain,
+    SetPolicy,
+    Explained,
+    PolicySet,
+    Refused,
 )
 
 

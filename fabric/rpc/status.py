@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from fabric.core.errors import (
     DeadlineExceeded,
     FieldViolation,
+    GroupNotFound,
     InternalError,
     InvalidRequest,
     ModelNotFound,
@@ -33,6 +34,7 @@ MAX_VIOLATIONS_BYTES = 1536
 _CODES: dict[type[RequestError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    GroupNotFound: grpc.StatusCode.NOT_FOUND,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -41,6 +43,10 @@ _CODES: dict[type[RequestError], grpc.StatusCode] = {
     InternalError: grpc.StatusCode.INTERNAL,
 }
 _ERRORS = {code: kind for kind, code in _CODES.items()}
+_NOT_FOUND: dict[str, type[ModelNotFound | GroupNotFound]] = {
+    "model": ModelNotFound,
+    "device group": GroupNotFound,
+}
 
 TrailingMetadata = tuple[tuple[str, str | bytes], ...]
 
@@ -74,18 +80,14 @@ def from_rpc_error(error: grpc.RpcError) -> RequestError:
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         found = details.field_violations or (FieldViolation("request", message),)
         return InvalidRequest(found)
-    if code == grpc.StatusCode.NOT_FOUND and details.model:
-        not_found = ModelNotFound(details.model)
-        not_found.message = message
-        not_found.args = (message,)
-        return not_found
+    if code == grpc.StatusCode.NOT_FOUND:
+        return _not_found(message, details)
     if code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE):
         kind = Overloaded if code == grpc.StatusCode.RESOURCE_EXHAUSTED else Unavailable
         return kind(message, details.retry_after_s)
     if code == grpc.StatusCode.PERMISSION_DENIED:
         return Unauthenticated(message)
-    other = _ERRORS.get(code, InternalError)
-    return InternalError(f"{code.name}: {message}") if other is ModelNotFound else other(message)
+    return _ERRORS.get(code, InternalError)(message)
 
 
 def bounded(text: str, max_bytes: int) -> str:
@@ -96,13 +98,27 @@ def bounded(text: str, max_bytes: int) -> str:
     return raw[: max_bytes - 3].decode(errors="ignore") + "…"
 
 
+def _not_found(message: str, details: "_Details") -> RequestError:
+    kind = _NOT_FOUND.get(details.resource_type)
+    if kind is None:
+        # Not ours: a server that lacks the method, or something in between.
+        return InternalError(f"NOT_FOUND: {message}")
+    error = kind(details.resource_name)
+    error.message = message
+    error.args = (message,)
+    return error
+
+
 def _details(error: RequestError, reason: str) -> Iterable[Message]:
     yield error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)
     if isinstance(error, InvalidRequest):
         yield _bad_request(error.violations)
-    if isinstance(error, ModelNotFound):
-        name = bounded(error.model, MAX_MESSAGE_BYTES // 4)
-        yield error_details_pb2.ResourceInfo(resource_type="model", resource_name=name)
+    if isinstance(error, ModelNotFound | GroupNotFound):
+        kind = "model" if isinstance(error, ModelNotFound) else "device group"
+        name = error.model if isinstance(error, ModelNotFound) else error.group
+        yield error_details_pb2.ResourceInfo(
+            resource_type=kind, resource_name=bounded(name, MAX_MESSAGE_BYTES // 4)
+        )
     if error.retry_after_s is not None:
         yield error_details_pb2.RetryInfo(retry_delay=duration(error.retry_after_s))
 
@@ -124,7 +140,8 @@ class _Details:
     """The google.rpc details of a status that we understand."""
 
     field_violations: tuple[FieldViolation, ...] = ()
-    model: str = ""
+    resource_type: str = ""
+    resource_name: str = ""
     retry_after_s: float | None = None
 
 
@@ -148,6 +165,7 @@ def _read_detail(found: _Details, packed: any_pb2.Any) -> None:
             FieldViolation(v.field, v.description) for v in bad_request.field_violations
         )
     elif packed.Unpack(resource):
-        found.model = resource.resource_name
+        found.resource_type = resource.resource_type
+        found.resource_name = resource.resource_name
     elif packed.Unpack(retry):
         found.retry_after_s = seconds(retry.retry_delay)

@@ -4,6 +4,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,11 +28,13 @@ from fabric.core.request import (
     Usage,
 )
 from fabric.core.sampling import GenerationDefaults, RequestLimits
+from fabric.core.status import RequestPhase, RequestStatus
 from fabric.engine.link_server import LinkServer, LinkSettings
 from fabric.router.catalog import GroupAddress
 from fabric.router.server import RouterServer, RouterSettings
 from fabric.rpc.v1 import control_pb2, control_pb2_grpc, inference_pb2_grpc
 from fabric.rpc.v1 import inference_pb2 as pb
+from fabric.scheduler.policies import PolicyConfig
 
 SECRET = "a shared secret"
 MODEL = "tiny"
@@ -69,17 +72,19 @@ class FakeEngine:
     """A GroupEngine whose thread makes one token a step for every sequence in flight.
 
     While ``going`` is clear there are no steps, and requests stay in flight. ``is_pausing`` makes
-    it clear ``going`` after each step that made tokens.
+    it clear ``going`` after each step that made tokens. With ``is_silent``, questions stay open.
     """
 
     def __init__(self) -> None:
         self.publish: Callable[[list[RequestOutput]], None] = lambda outputs: None
-        self.load = LoadReport(num_blocks=8, num_free_blocks=8)
+        self.load = LoadReport(num_blocks=8, num_free_blocks=8, policy="fcfs")
         self.submitted: list[GenerationRequest] = []
         self.cancelled: queue.Queue[str] = queue.Queue()
         self.going = threading.Event()
         self.going.set()
         self.is_pausing = False
+        self.is_silent = False
+        self.policies: list[PolicyConfig] = []
         self._lock = threading.Lock()
         self._live: dict[str, tuple[GenerationRequest, int]] = {}
         self._wake = threading.Event()
@@ -111,6 +116,40 @@ class FakeEngine:
 
     def served(self) -> tuple[ServedModel, ...]:
         return (served(),)
+
+    def explain(self) -> "Future[tuple[RequestStatus, ...]]":
+        """The newest request ranks first."""
+        answer: Future[tuple[RequestStatus, ...]] = Future()
+        if self.is_silent:
+            return answer
+        with self._lock:
+            live = tuple(self._live.values())
+        statuses = (
+            RequestStatus(
+                request.request_id,
+                request.model,
+                RequestPhase.SWAPPED,
+                request.tenant,
+                request.priority,
+                (0.0, -place),
+                num_output_tokens=num_tokens,
+                last_preemption=f"{request.request_id} ranks before it",
+                timing=Timing(swapped_bytes=4096),
+            )
+            for place, (request, num_tokens) in enumerate(live)
+        )
+        answer.set_result(tuple(statuses))
+        return answer
+
+    def set_policy(self, config: PolicyConfig) -> "Future[tuple[str, str]]":
+        answer: Future[tuple[str, str]] = Future()
+        if config.ageing == 0.5:
+            answer.set_exception(ZeroDivisionError("a bug"))
+        elif not self.is_silent:
+            answer.set_result((self.load.policy, config.name))
+            self.policies.append(config)
+            self.load = replace(self.load, policy=config.name)
+        return answer
 
     @property
     def num_live(self) -> int:

@@ -1,12 +1,22 @@
 import queue
+import threading
+from dataclasses import replace
 
 import pytest
 
-from fabric.core.clock import MonotonicClock
-from fabric.core.errors import InternalError, InvalidRequest, RequestCancelled, Unavailable
+from fabric.core.clock import MonotonicClock, VirtualClock
+from fabric.core.errors import (
+    ConfigError,
+    InternalError,
+    InvalidRequest,
+    RequestCancelled,
+    Unavailable,
+)
 from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, Timing, Usage
 from fabric.core.sampling import SamplingParams
+from fabric.core.status import RequestPhase, RequestStatus
 from fabric.engine.engine_loop import EngineLoop
+from fabric.scheduler.policies import PolicyConfig
 
 
 class CountingEngine:
@@ -21,6 +31,8 @@ class CountingEngine:
         self.failure: str | None = None
         self.is_closed = False
         self.num_steps = 0
+        self.load = LoadReport(policy="fcfs")
+        self.threads: set[str] = set()
 
     @property
     def has_work(self) -> bool:
@@ -38,7 +50,7 @@ class CountingEngine:
     def step(self) -> list[RequestOutput]:
         if self.fails:
             raise ZeroDivisionError("a bug")
-        self.num_steps += 1
+        self.num_steps += not self.holds
         error = RequestCancelled("cancelled")
         outputs = [RequestOutput(name, error=error) for name in self.cancelled]
         self.cancelled.clear()
@@ -53,7 +65,18 @@ class CountingEngine:
         self.is_closed = True
 
     def report(self) -> LoadReport:
-        return LoadReport(num_running=len(self.ages), num_steps=self.num_steps)
+        num_running = 0 if self.load.num_swapped else len(self.ages)
+        return replace(self.load, num_running=num_running, num_steps=self.num_steps)
+
+    def explain(self) -> tuple[RequestStatus, ...]:
+        self.threads.add(threading.current_thread().name)
+        return tuple(RequestStatus(name, "m", RequestPhase.DECODE) for name in self.ages)
+
+    def set_policy(self, config: PolicyConfig) -> None:
+        self.threads.add(threading.current_thread().name)
+        if config.name == "edf":
+            raise ConfigError("no objectives")
+        self.load = replace(self.load, policy=config.name)
 
 
 @pytest.fixture
@@ -123,3 +146,76 @@ def test_stopping_ends_unfinished_requests_as_unavailable(
     loop.stop()
     assert engine.is_closed
     assert isinstance(published.get(timeout=5).error, Unavailable)
+
+
+def test_questions_are_answered_on_the_engines_thread_also_while_it_is_idle(
+    loop: EngineLoop, engine: CountingEngine
+) -> None:
+    assert loop.explain().result(timeout=5) == ()
+    assert loop.set_policy(PolicyConfig("orca")).result(timeout=5) == ("fcfs", "orca")
+    assert engine.threads == {"engine"}
+
+
+def test_a_request_is_explained_as_soon_as_it_was_submitted(
+    loop: EngineLoop, engine: CountingEngine
+) -> None:
+    engine.holds = True
+    loop.submit(request("a"))
+    (status,) = loop.explain().result(timeout=5)
+    assert status.request_id == "a"
+
+
+def test_a_policy_that_is_refused_leaves_requests_alone(
+    loop: EngineLoop, published: "queue.Queue[RequestOutput]"
+) -> None:
+    with pytest.raises(ConfigError, match="no objectives"):
+        loop.set_policy(PolicyConfig("edf")).result(timeout=5)
+    loop.submit(request("a"))
+    assert published.get(timeout=5).usage is not None
+
+
+def test_who_gives_a_question_up_does_not_harm_the_engine(
+    loop: EngineLoop, published: "queue.Queue[RequestOutput]"
+) -> None:
+    for _ in range(100):
+        loop.explain().cancel()
+    loop.submit(request("a"))
+    assert published.get(timeout=5).usage is not None
+
+
+def test_questions_to_a_stopped_loop_are_refused(loop: EngineLoop) -> None:
+    loop.stop()
+    with pytest.raises(Unavailable):
+        loop.explain().result(timeout=5)
+
+
+def stalled_s(num_swapped: int, seconds: float, swapped_in_bytes: int = 0) -> float:
+    """What is reported of an engine that makes no step for so long."""
+    engine, clock = CountingEngine(), VirtualClock()
+    engine.holds = True
+    engine.load = LoadReport(num_swapped=num_swapped)
+    loop = EngineLoop(engine, (), clock, transfer_timeout_s=30.0)  # type: ignore[arg-type]
+    loop.start(lambda outputs: None)
+    loop.submit(request("a"))
+    loop.explain().result(timeout=5)
+    clock.advance(seconds)
+    engine.load = replace(engine.load, swapped_in_bytes=swapped_in_bytes)
+    # Only the second of two answers comes after a whole iteration.
+    for _ in range(2):
+        loop.explain().result(timeout=5)
+    report = loop.report()
+    loop.stop()
+    return report.stalled_s
+
+
+def test_no_step_for_long_is_a_stall() -> None:
+    assert stalled_s(num_swapped=0, seconds=20.0) == 20.0
+
+
+def test_waiting_for_copies_is_a_stall_only_after_their_time_is_over() -> None:
+    assert stalled_s(num_swapped=1, seconds=20.0) == 0.0
+    assert stalled_s(num_swapped=1, seconds=35.0) == 5.0
+
+
+def test_blocks_that_arrive_are_progress() -> None:
+    assert stalled_s(num_swapped=1, seconds=35.0, swapped_in_bytes=4096) == 0.0

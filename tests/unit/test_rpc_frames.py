@@ -23,6 +23,7 @@ from fabric.core.request import (
     TokenLogprob,
     Usage,
 )
+from fabric.core.status import RequestPhase, RequestStatus
 from fabric.core.sampling import GenerationDefaults, RequestLimits, SamplingParams
 from fabric.rpc.codec import Codec
 from fabric.rpc.failures import error_of, failure_of
@@ -31,12 +32,17 @@ from fabric.rpc.frames import (
     Cancel,
     Challenge,
     Drain,
+    Explain,
+    Explained,
     Failure,
     FrameCodec,
     Goodbye,
     Hello,
     Ping,
+    PolicySet,
+    Refused,
     Report,
+    SetPolicy,
     Step,
     StreamOutput,
     Submit,
@@ -51,6 +57,7 @@ SCHEDULING = ("salt", "acme", Objectives(ttft_s=0.5), 64)
 REQUEST = GenerationRequest("id", "m", (1, 2, 3), SAMPLING, 0.5, -1, *SCHEDULING)
 CARD = ModelCard("m", "/path", 256, 512, "float32", "LlamaForCausalLM")
 SERVED = ServedModel(CARD, GenerationDefaults(eos_token_ids=(2,)), RequestLimits(256, 512))
+STATUS = RequestStatus("id", "m", RequestPhase.SWAPPED, "acme", 1, (0.0, 3.5), 2, tier="disk")
 FRAMES = [
     Challenge(1, b"n" * 32),
     Hello(1, "router", b"n" * 32, b"p" * 32),
@@ -63,6 +70,11 @@ FRAMES = [
     Drain(7),
     Ping(),
     Goodbye("enough"),
+    Explain(3, "id", 100),
+    SetPolicy(4, "mlfq", (("alpha_s", 0.5),)),
+    Explained(7, 3, (STATUS,), 2),
+    PolicySet(7, 4, "fcfs", "mlfq"),
+    Refused(7, 4, Failure("Unavailable", "stops", (), 1.0)),
 ]
 CODEC = FrameCodec()
 
@@ -151,7 +163,7 @@ VALUES = st.recursive(
 )
 
 
-@given(st.integers(-1, 10), VALUES)
+@given(st.integers(-1, len(KINDS)), VALUES)
 def test_random_values_are_a_frame_or_a_protocol_error(kind, body):
     decode_or_refuse(msgpack.packb([kind, body]))
 

@@ -28,6 +28,7 @@ class FailedCall(grpc.RpcError):
     [
         (InvalidRequest([FieldViolation("a.b", "is bad")]), grpc.StatusCode.INVALID_ARGUMENT),
         (ModelNotFound("m", ("x", "y")), grpc.StatusCode.NOT_FOUND),
+        (errors.GroupNotFound("g", ("x", "y")), grpc.StatusCode.NOT_FOUND),
         (errors.Unauthenticated("who?"), grpc.StatusCode.UNAUTHENTICATED),
         (errors.Overloaded("full", 2.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (errors.Unavailable("gone", 1.0), grpc.StatusCode.UNAVAILABLE),
@@ -46,6 +47,7 @@ def test_an_error_comes_back_as_itself(error, code):
     assert found.retry_after_s == error.retry_after_s
     assert getattr(found, "violations", None) == getattr(error, "violations", None)
     assert getattr(found, "model", None) == getattr(error, "model", None)
+    assert getattr(found, "group", None) == getattr(error, "group", None)
 
 
 def test_an_error_info_names_the_class_and_the_domain():
