@@ -2,6 +2,7 @@
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from fabric.core.errors import InvalidRequest, ModelNotFound, Overloaded
 from fabric.rpc.status import from_rpc_error
@@ -26,6 +27,10 @@ def ids(*token_ids):
     return pb.GenerationSpec(model=MODEL, token_ids=pb.TokenIds(ids=token_ids))
 
 
+def scheduled(**options):
+    return spec(scheduling=pb.SchedulingOptions(**options))
+
+
 BAD = {
     "prompt": pb.GenerationSpec(model=MODEL),
     "prompt ": spec(""),
@@ -46,6 +51,12 @@ BAD = {
     "stopping.stop_token_ids": spec(stopping=pb.StoppingOptions(stop_token_ids=[512])),
     "output.logprobs": spec(output=pb.OutputOptions(logprobs=1000)),
     "request_id": spec(request_id="x" * 1000),
+    "scheduling.tenant": scheduled(tenant="x" * 129),
+    "scheduling.expected_tokens": scheduled(expected_tokens=0),
+    "scheduling.expected_tokens ": scheduled(expected_tokens=MAX_MODEL_LEN + 1),
+    "scheduling.objectives.ttft": scheduled(objectives=pb.Objectives(ttft=Duration())),
+    "scheduling.objectives.tpot": scheduled(objectives=pb.Objectives(tpot=Duration(nanos=-1))),
+    "scheduling.objectives.e2e": scheduled(objectives=pb.Objectives(e2e=Duration(seconds=2**62))),
     "cache.salt": spec(cache=pb.CacheOptions(salt="x" * 1000)),
 }
 

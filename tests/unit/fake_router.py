@@ -14,15 +14,18 @@ from fabric.core.errors import RequestError
 from fabric.core.generation import Completed, Started, StreamEvent
 from fabric.core.prompt import GenerationSpec, PromptTokens
 from fabric.core.request import FinishReason, SequenceDelta, Timing, Usage
+from fabric.core.status import Explanation, PolicyChange, RequestPhase, RequestStatus
 from fabric.rpc.convert import spec_from_proto
 from fabric.rpc.convert_output import event_to_proto, generation_to_proto
+from fabric.rpc.convert_requests import change_to_proto, explanation_to_proto
 from fabric.rpc.status import to_status
 from fabric.rpc.v1 import control_pb2, control_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 HANG = "hang"
 Item = StreamEvent | RequestError | str
 STARTED = Started("request-1", "tiny", 3, 7)
-COMPLETED = Completed(Usage(3, 2), Timing(ttft_s=0.5, num_preemptions=1, group="left"))
+TIMING = Timing(ttft_s=0.5, num_preemptions=1, swapped_s=0.25, group="left")
+COMPLETED = Completed(Usage(3, 2), TIMING)
 
 
 def delta(first_token: int, text: str, *, last: bool = False, index: int = 0) -> SequenceDelta:
@@ -57,6 +60,8 @@ class FakeRouter(
         self.metadata: list[dict[str, str]] = []
         self.cancelled = asyncio.Event()
         self.drain_request: control_pb2.DrainRequest | None = None
+        self.explain_request: control_pb2.ExplainRequestsRequest | None = None
+        self.policy_request: control_pb2.SetPolicyRequest | None = None
 
     def await_cancellation(self) -> None:
         """Wait, from another thread, until a request was cancelled."""
@@ -93,6 +98,17 @@ class FakeRouter(
     async def Drain(self, request, context):  # noqa: N802
         self.drain_request = request
         return control_pb2.DrainResponse(drained=request.group != "busy", num_inflight=0)
+
+    async def ExplainRequests(self, request, context):  # noqa: N802
+        self.explain_request = request
+        return explanation_to_proto(EXPLANATION)
+
+    async def SetPolicy(self, request, context):  # noqa: N802
+        self.policy_request = request
+        changes = [PolicyChange("left", "fcfs", request.policy)]
+        if not request.group:
+            changes.append(PolicyChange("right", "", "", "it is down"))
+        return control_pb2.SetPolicyResponse(changes=map(change_to_proto, changes))
 
     async def _play(self, message, context) -> AsyncIterator[StreamEvent]:
         spec = spec_from_proto(message)
@@ -140,6 +156,10 @@ STATUS = control_pb2.StatusResponse(
             num_preemptions=5,
             prefix_query_tokens=200,
             prefix_hit_tokens=50,
+            policy="mlfq",
+            num_swapped=4,
+            num_host_blocks=30,
+            num_disk_blocks=20,
         ),
         control_pb2.DeviceGroupStatus(
             name="right", state=control_pb2.DEVICE_GROUP_STATE_DOWN, models=["other"]
@@ -148,6 +168,24 @@ STATUS = control_pb2.StatusResponse(
     num_inflight=3,
     outcomes={"length": 4},
 )
+
+REQUEST = RequestStatus(
+    request_id="r-1",
+    model="tiny",
+    phase=RequestPhase.SWAPPED,
+    tenant="ac\nme",
+    priority=2,
+    rank=(0.0, float("inf")),
+    level=1,
+    num_prompt_tokens=100,
+    num_output_tokens=7,
+    num_blocks=3,
+    num_parked_blocks=9,
+    tier="host",
+    last_preemption="r-2 ranks before it",
+    timing=Timing(0.5, 0.25, 0.75, 1.5, 2.25, 4, 0.75, 12_000_000, 16, "left"),
+)
+EXPLANATION = Explanation((REQUEST,), num_omitted=3, unanswered=("right",))
 
 
 @asynccontextmanager

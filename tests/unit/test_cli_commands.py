@@ -10,6 +10,7 @@ import pytest
 from fabric.cli import main
 from fabric.core.errors import InvalidRequest, Unavailable
 from fabric.core.prompt import ChatMessage, PromptChat, PromptText
+from fabric.core.request import Objectives
 from tests.unit.fake_router import STARTED, TWO_TOKENS, delta, serving_in_thread
 
 
@@ -48,6 +49,17 @@ def test_generate_sends_its_options(router, fabric):
     assert (spec.sampling.stop, spec.sampling.seed) == (("a", "b"), 5)
     assert spec.sampling.ignore_eos is True
     assert spec.sampling.top_p is None
+    assert (spec.tenant, spec.objectives, spec.expected_tokens) == ("", Objectives(), None)
+
+
+def test_generate_says_how_to_schedule(router, fabric):
+    fabric(
+        *("generate", "tiny", "Hi", "--tenant", "acme", "--expected-tokens", "9"),
+        *("--priority", "-1", "--objective", "ttft:0.5", "--objective", "e2e:30"),
+    )
+    spec = router.specs[0]
+    assert (spec.tenant, spec.expected_tokens, spec.priority) == ("acme", 9, -1)
+    assert spec.objectives == Objectives(ttft_s=0.5, e2e_s=30.0)
 
 
 def test_generate_reads_a_plain_prompt_from_standard_input(router, fabric, monkeypatch):
@@ -64,6 +76,7 @@ def test_generate_as_json_is_the_whole_answer(router, fabric):
     assert answer["sequences"][0]["text"] == "Hello world"
     assert answer["sequences"][0]["finish_reason"] == "length"
     assert answer["usage"]["prompt_tokens"] == 3
+    assert answer["timing"]["swapped_s"] == 0.25
 
 
 def test_an_error_is_one_line_on_stderr(router, fabric):
@@ -110,8 +123,10 @@ def test_status_shows_each_groups_load(fabric):
     assert code == 0
     summary, _, left, right = out.splitlines()
     assert "3 requests in flight" in summary
-    assert left.split() == ["left", "ready", "3", "tiny", "2", "1", "25.0", "25.0", "1,234", "5"]
-    assert right.split() == ["right", "down", "0", "other", "0", "0", "-", "-", "0", "0"]
+    load = ["2", "1", "25.0", "25.0", "1,234", "5", "mlfq", "4", "30", "20"]
+    assert left.split() == ["left", "ready", "3", "tiny", *load]
+    load = ["0", "0", "-", "-", "0", "0", "-", "0", "0", "0"]
+    assert right.split() == ["right", "down", "0", "other", *load]
 
 
 def test_status_as_json(fabric):
@@ -120,13 +135,59 @@ def test_status_as_json(fabric):
     assert status["groups"][1]["state"] == "down"
 
 
+def test_requests_are_shown_where_they_are(router, fabric):
+    code, out, err = fabric("status", "--requests", "--group", "left", "--limit", "5")
+    assert (router.explain_request.group, router.explain_request.limit) == ("left", 5)
+    _, row, more = out.splitlines()
+    cells = [cell for cell in row.split("  ") if cell]
+    assert [cell.strip() for cell in cells] == [
+        *("r-1", "tiny", "ac?me", "left", "swapped", "2", "1", "100", "7", "3", "9", "host", "4"),
+        *("0.50", "0.25", "1.50", "0.75", "12.0", "r-2 ranks before it"),
+    ]
+    assert more == "and 3 more"
+    assert (code, err) == (1, "fabric: device group right does not answer\n")
+
+
+def test_requests_as_json(fabric):
+    tree = json.loads(fabric("status", "--requests", "--json")[1])
+    assert tree["requests"][0]["phase"] == "swapped"
+    assert tree["requests"][0]["rank"] == [0.0, "inf"]
+    assert tree["num_omitted"] == 3
+
+
+def test_the_policy_is_changed(router, fabric):
+    words = ("policy", "mlfq", "--set", "alpha_s=1", "--set", "quantum_ratio=2.5")
+    assert fabric(*words, "--group", "left") == (0, "left: fcfs -> mlfq\n", "")
+    request = router.policy_request
+    assert (request.group, request.policy) == ("left", "mlfq")
+    assert dict(request.numbers) == {"alpha_s": 1.0, "quantum_ratio": 2.5}
+
+
+def test_a_group_that_keeps_its_policy_fails_the_command(fabric):
+    code, out, err = fabric("policy", "mlfq")
+    assert (code, out) == (1, "left: fcfs -> mlfq\n")
+    assert err == "fabric: right: it is down\n"
+
+
 def test_drain_succeeds_only_when_all_is_done(router, fabric):
     assert fabric("drain", "left", "--timeout", "2") == (0, "left: drained\n", "")
     assert router.drain_request.timeout.seconds == 2
     assert fabric("drain", "busy")[0] == 1
 
 
-@pytest.mark.parametrize("words", [[], ["generate"], ["models", "--wrong"], ["bench"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["generate"],
+        ["generate", "m", "x", "--objective", "soon:1"],
+        ["models", "--wrong"],
+        ["bench"],
+        ["policy"],
+        ["policy", "mlfq", "--set", "alpha_s"],
+        ["policy", "mlfq", "--set", "alpha_s=x"],
+    ],
+)
 def test_wrong_usage_exits_with_2(words, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(words)

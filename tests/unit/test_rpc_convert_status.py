@@ -2,8 +2,24 @@
 
 from dataclasses import fields
 
-from fabric.core.request import LoadReport
-from fabric.core.status import FabricStatus, GroupState, GroupStatus
+import pytest
+
+from fabric.core.request import LoadReport, Timing
+from fabric.core.status import (
+    Explanation,
+    FabricStatus,
+    GroupState,
+    GroupStatus,
+    PolicyChange,
+    RequestPhase,
+    RequestStatus,
+)
+from fabric.rpc.convert_requests import (
+    change_from_proto,
+    change_to_proto,
+    explanation_from_proto,
+    explanation_to_proto,
+)
 from fabric.rpc.convert_status import fabric_status_from_proto, fabric_status_to_proto
 from fabric.rpc.v1 import control_pb2
 
@@ -23,3 +39,22 @@ def test_an_idle_group_sends_no_durations() -> None:
     (message,) = fabric_status_to_proto(status).groups
     assert not message.HasField("stalled")
     assert not message.HasField("control_time")
+
+
+@pytest.mark.parametrize("phase", RequestPhase)
+@pytest.mark.parametrize("level", [None, 0, 3])
+def test_where_a_request_is_reaches_the_client(phase: RequestPhase, level: int | None) -> None:
+    timing = Timing(0.5, 0.25, 0.75, 1.5, 2.25, 3, 0.125, 2**40, 64, "left")
+    counts = (100, 7, 3, 9)
+    rank = (-1.0, float("inf"))
+    why = "r-2 ranks before it"
+    status = RequestStatus("r", "m", phase, "acme", -2, rank, level, *counts, "disk", why, timing)
+    explanation = Explanation((status, RequestStatus("s", "m", phase)), 4, ("right",))
+    data = explanation_to_proto(explanation).SerializeToString()
+    message = control_pb2.ExplainRequestsResponse.FromString(data)
+    assert explanation_from_proto(message) == explanation
+
+
+def test_a_change_of_policy_reaches_the_client() -> None:
+    change = PolicyChange("left", "fcfs", "fcfs", "it is down")
+    assert change_from_proto(change_to_proto(change)) == change
