@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from fabric.core.errors import ConfigError
 
@@ -19,13 +19,13 @@ class Line:
 
     @classmethod
     def through(cls, name: str, points: Sequence[tuple[int, float]]) -> "Line":
-        """The line through points (x, y) in ascending order; what falls is made level.
+        """The line through points (x, y) in ascending order; where y falls, it is lowered before.
 
         Raises:
             ConfigError: There is no point, or they are out of order; begins with ``name``.
         """
         xs = tuple(x for x, _ in points)
-        ys = _running_max(name, [y for _, y in points])
+        ys = _levelled(name, [y for _, y in points])
         _check_ascending(name, xs)
         return cls(xs, ys, _last_slope(xs, ys))
 
@@ -64,10 +64,10 @@ class Grid:
             raise ConfigError(f"{name}: not every context comes with every batch, in order")
         width = len(contexts)
         seconds = [
-            _running_max(name, [point[2] for point in points[i : i + width]])
+            _levelled(name, [point[2] for point in points[i : i + width]])
             for i in range(0, len(points), width)
         ]
-        columns = [_running_max(name, column) for column in zip(*seconds, strict=True)]
+        columns = [_levelled(name, column) for column in zip(*seconds, strict=True)]
         rows = tuple(zip(*columns, strict=True))
         token_s = _last_slope(contexts, rows[-1]) / sizes[-1]
         return cls(sizes, contexts, rows, _last_slope(sizes, columns[-1]), token_s)
@@ -102,15 +102,12 @@ def _last_slope(xs: Sequence[int], ys: Sequence[float]) -> float:
     return 0.0 if len(xs) == 1 else (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])
 
 
-def _running_max(name: str, values: Sequence[float]) -> tuple[float, ...]:
-    largest = 0.0
-    result = []
+def _levelled(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """The values, each at most as large as those after it."""
     for value in values:
         if not 0.0 <= value < math.inf:
             raise ConfigError(f"{name}: {value} is no time in seconds")
-        largest = max(largest, value)
-        result.append(largest)
-    return tuple(result)
+    return tuple(accumulate(reversed(values), min))[::-1]
 
 
 def _check_ascending(name: str, values: Sequence[int]) -> None:

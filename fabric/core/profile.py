@@ -50,9 +50,11 @@ class Profile:
     """Measured times of one model on one device group.
 
     ``prefill`` are (prompt tokens, seconds), ascending; ``decode`` are (sequences, context tokens
-    of each, seconds of one iteration), a full grid, ascending. More work never takes less time:
-    where a measurement says so, the longer time of less work counts. ``host`` and ``measured_at``
-    (ISO 8601) are for people.
+    of each, seconds of one iteration), a full grid, ascending. ``host`` and ``measured_at`` (ISO
+    8601) are for people.
+
+    More work never takes less time: where measurements say so, something else must have kept the
+    less work up, and the shorter time counts.
 
     Raises:
         ConfigError: A table is empty, out of order or no grid, or a number is none.

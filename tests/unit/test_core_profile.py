@@ -70,6 +70,16 @@ def test_one_point_is_a_constant():
     assert profile.decode_s(1, 1) == profile.decode_s(9, 99) == 0.25
 
 
+def test_less_work_that_was_kept_up_takes_no_longer_than_more_work():
+    profile = Profile(
+        prefill=((1, 0.5), (16, 0.1), (32, 0.2)),
+        decode=((1, 32, 0.4), (1, 64, 0.1), (2, 32, 0.2), (2, 64, 0.3)),
+    )
+    assert profile.prefill_s(1) == profile.prefill_s(16) == 0.1
+    assert profile.min_iteration_s == profile.decode_s(1, 64) == 0.1
+    assert profile.decode_s(2, 32) == 0.2
+
+
 grids = st.tuples(
     st.lists(st.integers(1, 99), min_size=1, max_size=4, unique=True).map(sorted),
     st.lists(st.integers(1, 999), min_size=1, max_size=4, unique=True).map(sorted),
