@@ -10,12 +10,13 @@ from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import Generated, generate
-from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.engine.settings import EngineSettings, ParkingSettings, WorkerSettings
 from fabric.models.loader import load_model
 from fabric.models.progress import NoProgress
 from fabric.models.sources import LocalModel, default_cache_dir
 from fabric.scheduler.settings import SchedulerConfig
 from kernels.reference import ReferenceBackend
+from tests.integration.test_engine_swapping import swap_at_every_step
 from tests.perf.transformers_twin import twin_of
 
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(600)]
@@ -24,7 +25,13 @@ NUM_PROMPTS = 20
 NUM_TOKENS = 64
 
 
-def build(local: LocalModel, chunk: int, block_size: int, prefix_cache: bool) -> BuiltEngine:
+def build(
+    local: LocalModel,
+    chunk: int,
+    block_size: int,
+    prefix_cache: bool,
+    parking: ParkingSettings = ParkingSettings(),  # noqa: B008
+) -> BuiltEngine:
     worker = WorkerSettings(
         model="smollm2",
         source=str(local.path),
@@ -33,6 +40,7 @@ def build(local: LocalModel, chunk: int, block_size: int, prefix_cache: bool) ->
         max_model_len=1024,
         kv_cache_bytes=512 * 2**20,
         block_size=block_size,
+        parking=parking,
     )
     scheduler = SchedulerConfig(max_num_seqs=min(16, chunk), max_num_batched_tokens=chunk)
     return build_engine(
@@ -134,3 +142,18 @@ def test_recomputing_whole_prompts_at_every_step_changes_no_token(
     num_tokens = 8
     preempted = generate_preempted(engine, requests(prompts[:4], num_tokens))
     assert preempted == [ours[:num_tokens] for ours in alone[:4]]
+
+
+@pytest.mark.parametrize("tier", ["host_bytes", "disk_bytes"])
+def test_swapping_everything_at_every_step_changes_no_token(
+    smollm2_local: LocalModel, prompts: list[list[int]], alone: list[list[int]], tier: str
+) -> None:
+    parking = ParkingSettings(debug=True, **{tier: 512 * 2**20})  # type: ignore[arg-type]
+    built = build(smollm2_local, 512, 16, prefix_cache=False, parking=parking)
+    num_prompts, num_tokens = 10, 12
+    results = swap_at_every_step(built, requests(prompts[:num_prompts], num_tokens))
+    assert tokens(results) == [ours[:num_tokens] for ours in alone[:num_prompts]]
+    report = built.scheduler.report()
+    assert (report.num_recomputed_tokens, report.num_failed_transfers) == (0, 0)
+    assert report.num_preemptions >= num_prompts * (num_tokens - 2)
+    built.engine.close()
