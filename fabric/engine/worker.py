@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from fabric.core.errors import ConfigError, GroupError
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
-from fabric.engine.device_blocks import BlockFormat, CpuBlocks
+from fabric.engine.cuda_copies import CudaBlocks
+from fabric.engine.device_blocks import BlockFormat, CpuBlocks, DeviceBlocks
 from fabric.engine.model_runner import ModelRunner
 from fabric.engine.mover import Mover
 from fabric.engine.sampler import Sampler
@@ -120,9 +122,8 @@ class Worker:
         self._runner = ModelRunner(
             loaded.model, self._backend, kv_cache, table, sampler, self._place.pipeline
         )
-        copier = select_backend(settings.device, settings.backend, num_threads=1)
         self._mover = Mover(
-            CpuBlocks(kv_cache, copier),
+            _device_blocks(kv_cache, settings),
             self._tiers,
             self.space.block_bytes,
             settings.parking,
@@ -157,3 +158,9 @@ class Worker:
             self._mover.close()
         for tier in self._tiers.values():
             tier.close(leaves_parked)
+
+
+def _device_blocks(kv_cache: Tensor, settings: WorkerSettings) -> DeviceBlocks:
+    if kv_cache.is_cuda:
+        return CudaBlocks(kv_cache, torch.cuda)
+    return CpuBlocks(kv_cache, select_backend(settings.device, settings.backend, num_threads=1))
