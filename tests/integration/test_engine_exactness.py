@@ -12,6 +12,7 @@ from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import Generated, generate
 from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.models.sources import default_cache_dir
 from fabric.models.tokenizer import Tokenizer
 from fabric.scheduler.settings import SchedulerConfig
 
@@ -44,7 +45,7 @@ def settings(stories: Path, **changes: object) -> EngineSettings:
     worker = {
         "model": "stories",
         "source": str(stories),
-        "cache_dir": stories,
+        "cache_dir": default_cache_dir(),
         "dtype": "float32",
         "kv_cache_bytes": 4 * 2**20,
         "num_threads": 1,

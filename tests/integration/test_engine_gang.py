@@ -19,7 +19,7 @@ from fabric.core.plan import ParallelConfig
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import Generated, generate
-from fabric.engine.settings import EngineSettings
+from fabric.engine.settings import EngineSettings, ParkingSettings
 from fabric.engine.shard_host import ProcessShardHost, start_gang
 from fabric.engine.shard_worker import ShardSettings
 from fabric.scheduler.settings import SchedulerConfig
@@ -33,6 +33,7 @@ from tests.integration.gang_world import (
     stories_settings,
     tokens,
 )
+from tests.integration.test_engine_swapping import swap_at_every_step
 
 pytestmark = pytest.mark.dist
 
@@ -86,6 +87,31 @@ def gang(request: pytest.FixtureRequest, settings: EngineSettings) -> Iterator[G
 def has_all_blocks(built: BuiltEngine) -> bool:
     report = built.scheduler.report()
     return report.num_free_blocks == report.num_blocks
+
+
+@pytest.mark.parametrize("layout", [Layout(1, 2), Layout(2, 2), Layout(3, 1)], ids=str)
+@pytest.mark.parametrize("tier", ["host_bytes", "disk_bytes"])
+def test_swapping_everything_after_every_iteration_changes_no_token(
+    settings: EngineSettings,
+    expected: list[list[list[int]]],
+    prompts: list[list[int]],
+    layout: Layout,
+    tier: str,
+) -> None:
+    parking = ParkingSettings(debug=True, delay_s=0.001, **{tier: 16 * 2**20})  # type: ignore[arg-type]
+    worker = dataclasses.replace(settings.worker, parking=parking)
+    scheduler = dataclasses.replace(settings.scheduler, preemption="swap")
+    gang = start(dataclasses.replace(settings, worker=worker, scheduler=scheduler), layout)
+    try:
+        built = gang.engine()
+        results = swap_at_every_step(built, requests(prompts, greedy(24)))
+        assert tokens(results) == [[one[:24] for one in each] for each in expected]
+        report = built.scheduler.report()
+        assert report.num_preemptions >= len(PROMPTS) * 20
+        assert (report.num_recomputed_tokens, report.num_failed_transfers) == (0, 0)
+        assert has_all_blocks(built)
+    finally:
+        gang.stop()
 
 
 def finish(built: BuiltEngine, results: dict[str, Generated]) -> None:
