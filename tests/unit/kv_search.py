@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.table import ABSENT, BlockTable
+from fabric.kv.transfer import Transfer
 from tests.unit.kv_model import Action, Case, MovementModel
 
 
@@ -67,15 +68,20 @@ def canonical(model: MovementModel) -> int:
     """All of a model's state but the ids of blocks, slots and transfers."""
     kv, names = model.kv, Names()
     parking = kv._parking
-    for number in sorted(parking._flights):
+    for number in sorted(parking._flights.keys() | model.running.keys()):
         names.of("transfer", number)
     tables = [_table(kv._tables.get(key) or parking.tables.get(key), names) for key in range(4)]
     flights = [
         (flight.transfer.direction, flight.transfer.tier, flight.key, flight.positions,
          flight.is_abandoned, number in {t.number for t in parking._started},
-         _pairs(flight.transfer, names),
-         frozenset(model.running[number].remaining) if number in model.running else None)
+         _pairs(flight.transfer, names))
         for number, flight in sorted(parking._flights.items())
+    ]  # fmt: skip
+    # The mover may be at a transfer that the books have wrongly closed.
+    running = [
+        (names.of("transfer", number), one.transfer.direction, one.transfer.tier,
+         _pairs(one.transfer, names), frozenset(one.remaining), one.is_abandoned)
+        for number, one in sorted(model.running.items())
     ]  # fmt: skip
     live = [
         (key, tuple(one.tokens), one.num_computed, one.num_scheduled, one.is_lost)
@@ -86,7 +92,7 @@ def canonical(model: MovementModel) -> int:
     emptied = tuple(sorted(names.of("", block) for block in set(kv._pool.emptied or ())))
     pools = [_pool("", kv._pool, model.device, names)]
     pools += [_pool(tier, pool, model.tiers[tier], names) for tier, pool in model.slots.items()]
-    return hash((tuple(tables), tuple(flights), tuple(live), copies, held, emptied, tuple(pools)))
+    return hash((*tables, *flights, *running, *live, copies, held, emptied, *pools))
 
 
 def _table(table: BlockTable | None, names: Names) -> object:
@@ -100,7 +106,7 @@ def _table(table: BlockTable | None, names: Names) -> object:
     )  # fmt: skip
 
 
-def _pairs(transfer: object, names: Names) -> tuple[tuple[int, int], ...]:
+def _pairs(transfer: Transfer, names: Names) -> tuple[tuple[int, int], ...]:
     return tuple((names.of("", block), names.of(transfer.tier, s)) for block, s in transfer.pairs)
 
 

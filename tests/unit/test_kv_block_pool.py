@@ -63,3 +63,26 @@ def test_a_double_release_is_caught():
     pool.release(pool.take())
     with pytest.raises(AssertionError, match="released more often"):
         pool.release(0)
+
+
+def test_a_block_is_noted_as_emptied_when_nothing_can_find_its_content():
+    pool = BlockPool(2, notes_emptied=True)
+    plain, cached = pool.take(), pool.take()
+    pool.register(cached, b"prefix")
+    pool.release(plain)
+    pool.release(cached)
+    assert pool.emptied == [plain]
+    pool.take()
+    assert pool.take() == cached
+    assert pool.emptied == [plain, cached]
+
+
+def test_a_forgotten_block_is_free_but_not_found():
+    pool = BlockPool(2)
+    block = pool.take()
+    pool.register(block, b"prefix")
+    pool.release(block)
+    pool.forget(block)
+    pool.forget(block)
+    assert (pool.find(b"prefix"), pool.num_free) == (None, 2)
+    pool.check_invariants()
