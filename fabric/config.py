@@ -152,6 +152,8 @@ class RouterSection(Section):
     max_inflight: Positive = 1024
     stall_after_s: Annotated[float, Field(gt=0)] = 10.0
     reflection: bool = True
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port | None = None
     tls: TlsSection | None = None
 
 
@@ -228,6 +230,8 @@ class FabricConfig(Section):
             max_inflight=self.router.max_inflight,
             stall_after_s=self.router.stall_after_s,
             reflection=self.router.reflection,
+            metrics_host=self.router.metrics_host,
+            metrics_port=self.router.metrics_port,
             tls=None if tls is None else TlsSettings(tls.cert, tls.key, tls.client_ca),
         )
 

@@ -13,6 +13,7 @@ from fabric.core.prompt import GenerationSpec
 from fabric.core.request import FinishReason, GenerationRequest
 from fabric.router.admission import Admission
 from fabric.router.catalog import Catalog
+from fabric.router.figures import ServiceFigures
 from fabric.router.journal import Journal, JournalEntry
 from fabric.router.ledger import InflightLedger
 from fabric.router.mailbox import Letters, Mailbox
@@ -23,27 +24,48 @@ from fabric.rpc.status import status_code
 class Answer:
     """A request in flight, from its reader's side."""
 
-    def __init__(self, started: Started, group: str, mailbox: Mailbox, entry: JournalEntry) -> None:
+    def __init__(
+        self,
+        started: Started,
+        group: str,
+        mailbox: Mailbox,
+        entry: JournalEntry,
+        figures: ServiceFigures,
+    ) -> None:
         self.started = started
         self._group = group
         self._mailbox = mailbox
         self._entry = entry
+        self._figures = figures
+        self._figures.num_prompt_tokens += started.prompt_tokens
+        self._now = asyncio.get_running_loop().time
+        self._last_token_s: float | None = None
         self.finish_reason: FinishReason | None = None
 
     async def take(self) -> Letters:
         """What is ready next, waiting if nothing is; the end is set on the last."""
         letters = await self._mailbox.take()
+        num_tokens = 0
         for delta in letters.deltas:
             self._entry.record(delta)
             self.finish_reason = delta.finish_reason or self.finish_reason
+            num_tokens += len(delta.token_ids)
+        if num_tokens:
+            self._note_tokens(num_tokens)
         end = letters.end
         if not isinstance(end, Completed):
             return letters
         if self.finish_reason is FinishReason.DEADLINE:
             late = DeadlineExceeded("the deadline passed before the request finished")
             return Letters(letters.deltas, late)
+        self._figures.note_end(end, self.finish_reason)
         timing = replace(end.timing, group=self._group)
         return Letters(letters.deltas, Completed(end.usage, timing))
+
+    def _note_tokens(self, count: int) -> None:
+        now, last_s = self._now(), self._last_token_s
+        self._last_token_s = now
+        self._figures.note_tokens(count, None if last_s is None else now - last_s)
 
 
 class Dispatcher:
@@ -58,6 +80,7 @@ class Dispatcher:
         self._journal = Journal()
         self.ledger = ledger
         self.outcomes: Counter[str] = Counter()
+        self.figures: dict[tuple[str, str], ServiceFigures] = {}
         self.is_draining = False
 
     @asynccontextmanager
@@ -80,7 +103,8 @@ class Dispatcher:
                 self.ledger.dispatched(group, _num_tokens(request)),
                 self._catalog.link(group).open(request) as mailbox,
             ):
-                answer = Answer(_started(request), group, mailbox, entry)
+                figures = self.figures.setdefault((request.model, group), ServiceFigures())
+                answer = Answer(_started(request), group, mailbox, entry, figures)
                 yield answer
                 ended.append(answer.finish_reason)
 

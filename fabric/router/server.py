@@ -21,8 +21,10 @@ from fabric.router.catalog import Catalog
 from fabric.router.connection import GroupAddress, LinkOptions
 from fabric.router.dispatch import Dispatcher
 from fabric.router.ledger import InflightLedger
+from fabric.router.metrics import RouterMetrics
 from fabric.router.policy import LeastLoaded, RoutingPolicy
 from fabric.router.tokenizers import Tokenizer, TokenizerCache
+from fabric.telemetry.exposition import MetricsServer
 
 HEALTH_INTERVAL_S = 0.1
 
@@ -41,6 +43,7 @@ class RouterSettings:
     """How a router serves; port 0 takes a free one.
 
     ``model_ids`` are the models that are expected: they are known before a group serves them.
+    Without a ``metrics_port``, Prometheus is told nothing.
     """
 
     link_secret: str
@@ -54,6 +57,8 @@ class RouterSettings:
     tls: TlsSettings | None = None
     link_tls: ssl.SSLContext | None = None
     reflection: bool = True
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
 
 
@@ -86,6 +91,8 @@ class RouterServer:
         self._dispatcher = Dispatcher(
             self._catalog, self._admission, policy or LeastLoaded(), ledger
         )
+        self._metrics = MetricsServer(RouterMetrics(self._catalog, self._dispatcher))
+        self.metrics_port: int | None = None
 
     async def start(self) -> int:
         """Serve; return the bound port.
@@ -96,6 +103,11 @@ class RouterServer:
         self._update_health()
         self._server = self._new_server()
         port = self._bind()
+        settings = self._settings
+        if settings.metrics_port is not None:
+            self.metrics_port = await self._metrics.start(
+                settings.metrics_host, settings.metrics_port
+            )
         await self._server.start()
         self._monitoring = asyncio.create_task(self._monitor())
         return port
@@ -132,6 +144,7 @@ class RouterServer:
         self._dispatcher.is_draining = True
         self._update_health()
         await self._server.stop(grace_s)
+        self._metrics.stop()
         self._monitoring.cancel()
         await asyncio.wait([self._monitoring])
         await self._catalog.stop()

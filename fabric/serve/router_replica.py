@@ -39,6 +39,8 @@ class RouterReplica:
         self._reporting = asyncio.create_task(self._report_readiness())
         self._explaining = asyncio.create_task(self._explain())
         logger.info("router serves at %s", self._address)
+        if self._router.metrics_port is not None:
+            logger.info("metrics on port %d", self._router.metrics_port)
 
     def check_health(self) -> None:
         """Tell Serve to replace this replica if it no longer follows the directory."""

@@ -74,6 +74,16 @@ def test_the_fabric_takes_the_arguments_of_each_application() -> None:
         parse_config(application["args"], "args")
 
 
+def test_prometheus_is_sent_to_the_port_that_its_file_names() -> None:
+    (job,) = load("prometheus.yaml")["scrape_configs"]
+    assert set(job) == {"job_name", "scrape_interval", "static_configs"}
+    (target,) = job["static_configs"][0]["targets"]
+    example = parse_config(
+        {**load("fabric.yaml"), "router": {"metrics_port": 9464}}, "deploy/fabric.yaml"
+    )
+    assert target == f"{example.router.metrics_host}:{example.router.metrics_port}"
+
+
 def test_kuberay_takes_the_service(data_path: Path) -> None:
     import jsonschema
 
