@@ -3,9 +3,11 @@
 import logging
 import statistics
 import time
+from dataclasses import dataclass
 
 from fabric.core.errors import GroupError
 from fabric.core.profile import CopySpeed
+from fabric.engine.block_tier import CopyFailed
 from fabric.engine.executor import Executor
 from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer
 
@@ -14,12 +16,17 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 30.0
 
 
-class CopyFailed(Exception):
-    """A tier can't be used."""
+@dataclass(frozen=True, slots=True)
+class CopyLimits:
+    """How much is copied: ``num_bytes`` at once, in ``max_s`` at most; ``num_repeats`` of each."""
+
+    num_bytes: int
+    max_s: float
+    num_repeats: int
 
 
 def measure_copies(
-    executor: Executor, num_blocks: int, num_bytes: int, num_repeats: int
+    executor: Executor, num_blocks: int, limits: CopyLimits
 ) -> tuple[CopySpeed, ...]:
     """Time copies of one block and of many, to and from each tier that there is.
 
@@ -28,45 +35,51 @@ def measure_copies(
     Args:
         executor: Drives workers that are idle.
         num_blocks: Blocks that the device has.
-        num_bytes: What a copy of many blocks should move; it is cut at what fits.
-        num_repeats: Of each copy.
+        limits: How much to copy, as long as it fits.
 
     Raises:
         GroupError: The workers can't go on, or a copy never ends.
     """
-    timer = _CopyTimer(executor, num_repeats)
-    wanted = num_bytes // max(1, executor.space.block_bytes)
+    timer = _CopyTimer(executor, limits)
     speeds: list[CopySpeed] = []
     for tier in Tier:
         if num_slots := executor.space.num_slots(tier):
-            most = max(1, min(wanted, num_slots, num_blocks))
             try:
-                # What is to come back must have gone out.
-                speeds += [timer.speed(tier, way, most) for way in (Direction.OUT, Direction.IN)]
+                speeds += timer.both_ways(tier, min(num_slots, num_blocks))
             except CopyFailed as error:
                 logger.warning("copies to %s were not measured: %s", tier, error)
     return tuple(speeds)
 
 
 class _CopyTimer:
-    def __init__(self, executor: Executor, num_repeats: int) -> None:
+    def __init__(self, executor: Executor, limits: CopyLimits) -> None:
         self._executor = executor
-        self._num_repeats = num_repeats
+        self._block_bytes = executor.space.block_bytes
+        self._limits = limits
         # The scheduler's numbers go upwards from 0, and none may be used twice.
         self._number = 0
 
-    def speed(self, tier: Tier, direction: Direction, num_blocks: int) -> CopySpeed:
-        block_bytes = self._executor.space.block_bytes
+    def both_ways(self, tier: Tier, max_blocks: int) -> list[CopySpeed]:
+        """First out, then in, since what is to come back must have gone out."""
+        one_s = self._median_s(tier, Direction.OUT, 1)
+        wanted = min(self._limits.num_bytes // self._block_bytes, int(self._limits.max_s / one_s))
+        num_blocks = max(1, min(max_blocks, wanted))
+        return [self._speed(tier, way, num_blocks) for way in (Direction.OUT, Direction.IN)]
+
+    def _speed(self, tier: Tier, direction: Direction, num_blocks: int) -> CopySpeed:
         many_s = self._median_s(tier, direction, num_blocks)
         one_s = self._median_s(tier, direction, 1)
         block_s = (many_s - one_s) / (num_blocks - 1) if num_blocks > 1 else one_s
         if block_s <= 0.0:
             block_s = many_s / num_blocks
-        latency_s = max(0.0, one_s - block_s)
-        return CopySpeed(tier, direction, block_bytes / block_s, latency_s)
+        return CopySpeed(
+            tier, direction, self._block_bytes / block_s, latency_s=max(0.0, one_s - block_s)
+        )
 
     def _median_s(self, tier: Tier, direction: Direction, num_blocks: int) -> float:
-        times = [self._time(tier, direction, num_blocks) for _ in range(self._num_repeats)]
+        times = [self._time(tier, direction, num_blocks)]
+        while len(times) < self._limits.num_repeats and sum(times) < self._limits.max_s:
+            times.append(self._time(tier, direction, num_blocks))
         return statistics.median(times)
 
     def _time(self, tier: Tier, direction: Direction, num_blocks: int) -> float:

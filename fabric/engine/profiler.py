@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from fabric.core.interpolation import Line
 from fabric.core.profile import Profile
 from fabric.core.sampling import SamplingParams
-from fabric.engine.copy_timer import measure_copies
+from fabric.engine.copy_timer import CopyLimits, measure_copies
 from fabric.engine.executor import LoadedExecutor
 from fabric.engine.settings import EngineSettings
 from fabric.scheduler.output import NewSequence, ScheduledSequence, SchedulerOutput
@@ -27,7 +27,6 @@ class ProfileDepth:
     (``max_context`` at most). Of the chunks of long prompts, only a full measurement times more
     than the first and the last. A point is measured up to ``num_repeats`` times while that takes
     less than ``point_s``; points are left out where a table would take longer than ``table_s``.
-    Copies are timed with ``copy_bytes``.
     """
 
     prompts: tuple[int, ...]
@@ -37,7 +36,7 @@ class ProfileDepth:
     num_repeats: int
     point_s: float
     table_s: float
-    copy_bytes: int
+    copies: CopyLimits
     is_full: bool
 
 
@@ -49,7 +48,7 @@ QUICK = ProfileDepth(
     num_repeats=5,
     point_s=0.05,
     table_s=1.2,
-    copy_bytes=8 * 2**20,
+    copies=CopyLimits(8 * 2**20, max_s=0.1, num_repeats=3),
     is_full=False,
 )
 FULL = ProfileDepth(
@@ -60,7 +59,7 @@ FULL = ProfileDepth(
     num_repeats=7,
     point_s=1.0,
     table_s=30.0,
-    copy_bytes=64 * 2**20,
+    copies=CopyLimits(64 * 2**20, max_s=1.0, num_repeats=7),
     is_full=True,
 )
 
@@ -86,7 +85,7 @@ def measure_profile(
     return Profile(
         prefill=tuple(_measure_prefill(timer, depth, chunk, room)),
         decode=tuple(_measure_decode(timer, depth, batches, up_to(depth.contexts, longest))),
-        copies=measure_copies(executor, num_blocks, depth.copy_bytes, depth.num_repeats),
+        copies=measure_copies(executor, num_blocks, depth.copies),
         block_bytes=executor.space.block_bytes,
     )
 

@@ -19,6 +19,7 @@ from fabric.engine.settings import EngineSettings, WorkerSettings
 from fabric.engine.shard_host import ProcessShardHost, start_gang
 from fabric.engine.worker import Worker, WorkerPlace
 from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
+from fabric.models.sources import default_cache_dir
 from fabric.parallel.local import local_groups
 from fabric.scheduler.output import SchedulerOutput, StepResult
 from fabric.scheduler.settings import SchedulerConfig
@@ -38,7 +39,7 @@ def stories_settings(path: Path) -> EngineSettings:
     worker = WorkerSettings(
         model="stories",
         source=str(path),
-        cache_dir=path,
+        cache_dir=default_cache_dir(),
         dtype="float32",
         kv_cache_bytes=4 * 2**20,
         num_threads=1,

@@ -1,6 +1,7 @@
 """Profiles are measured through the executor, leave no trace, and are kept."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fabric.cli import main
 from fabric.core.errors import ConfigError
 from fabric.core.profile import Profile
 from fabric.engine.build import build_engine, load_whole
+from fabric.engine.copy_timer import measure_copies
 from fabric.engine.executor import LocalExecutor
 from fabric.engine.offline import generate
 from fabric.engine.profile_store import find_profile, read_profile, write_profile
@@ -99,6 +101,18 @@ def test_blocks_that_are_written_belong_to_one_sequence(settings, executor):
         for new in output.new_sequences:
             assert len(set(new.block_ids)) == len(new.block_ids)
             assert set(new.block_ids) <= set(range(executor.num_blocks))
+
+
+def test_a_slow_link_is_measured_as_slow_and_soon(settings):
+    parking = ParkingSettings(host_bytes=2**20, max_bytes_per_s=4 * 2**20, delay_s=0.01)
+    executor = load_whole(replace(settings.worker, parking=parking))
+    begin_s = time.perf_counter()
+    copies = measure_copies(executor, executor.num_blocks, QUICK.copies)
+    assert time.perf_counter() - begin_s < 5.0
+    for copy in copies:
+        assert copy.bytes_per_s == pytest.approx(4 * 2**20, rel=0.5)
+        assert copy.latency_s > 0.005
+    executor.close()
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2, 5])
