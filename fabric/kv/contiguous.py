@@ -34,9 +34,8 @@ class ContiguousKVManager(KVCacheManager):
         return 1 << (super().num_blocks_for(num_tokens) - 1).bit_length()
 
     def can_admit(self, num_tokens: int, cached: Sequence[int], num_spare_blocks: int) -> bool:
-        """Whether there is a run for a sequence, and ``num_spare_blocks`` others are free."""
-        size = self._run_size(num_tokens)
-        return self._buddy.can_take(size) and size + num_spare_blocks <= self._buddy.num_free
+        """Whether there is a run for a sequence; those that run need no spare blocks."""
+        return self._buddy.can_take(self._run_size(num_tokens))
 
     def allocate(self, key: int, num_tokens: int, num_computed_tokens: int) -> Allocation | None:
         """Take a new sequence's run, or use more of the one that it has.

@@ -128,10 +128,10 @@ class KVCacheManager:
             are free.
         """
         pool, blocks = self._pool, self._tables[key].blocks
-        num_new = -(-num_tokens // self.block_size) - len(blocks)
+        num_new = max(0, -(-num_tokens // self.block_size) - len(blocks))
         first = num_computed_tokens // self.block_size
         is_shared = first < len(blocks) and pool.refcount(blocks[first]) > 1
-        if num_new <= 0 and not is_shared:
+        if not num_new and not is_shared:
             return _UNCHANGED
         if num_new + is_shared > pool.num_free:
             return None

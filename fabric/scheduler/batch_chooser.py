@@ -32,6 +32,8 @@ class BatchChooser:
         preemptive, else ahead of whoever runs and ranks after them.
         """
         pool, policy, residents = self._pool, self._pool.policy, self._pool.running.copy()
+        if self._all_go_on(len(pool.waiting)):
+            return residents
         num_arriving = pool.num_slots - sum(sequence.num_samples for sequence in residents)
         num_slots, budget = self._config.max_num_seqs, self._config.max_num_batched_tokens
         chosen: list[SequenceState] = []
@@ -64,6 +66,13 @@ class BatchChooser:
             budget -= min(sequence.num_left, budget)
         return chosen
 
+    def _all_go_on(self, num_waiting: int) -> bool:
+        """Whether plainly all residents run and nobody joins them: the most frequent case."""
+        num_free_slots = self._config.max_num_seqs - self._pool.num_slots
+        if num_waiting:
+            return num_free_slots == 0 and not self._pool.policy.is_preemptive
+        return num_free_slots >= 0
+
     def _bring_in(self, sequence: SequenceState, num_spare: int, now: float) -> bool:
         """Give the first of those that wait its blocks, or begin to; False if there are too few."""
         if self._try_to_bring_in(sequence, num_spare, now):
@@ -71,13 +80,13 @@ class BatchChooser:
         policy = self._pool.policy
         if not policy.is_preemptive:
             return False
-        num_blocks = self._kv.num_blocks_for(policy.num_reserved_tokens(sequence))
+        num_blocks = self._kv.num_blocks_for(self._num_reserved_tokens(sequence))
         self._swapper.make_room(sequence, num_blocks + num_spare, now)
         return self._try_to_bring_in(sequence, num_spare, now)
 
     def _try_to_bring_in(self, sequence: SequenceState, num_spare: int, now: float) -> bool:
         pool, kv = self._pool, self._kv
-        num_tokens = pool.policy.num_reserved_tokens(sequence)
+        num_tokens = self._num_reserved_tokens(sequence)
         if sequence.status is SequenceStatus.PARKED:
             return pool.fetch(sequence, num_tokens, num_spare, now)
         cached = kv.find_cached(sequence.chain, len(sequence.tokens))
@@ -88,6 +97,11 @@ class BatchChooser:
         allocation = kv.allocate(sequence.key, num_tokens, sequence.num_computed_tokens)
         assert allocation is not None
         return True
+
+    def _num_reserved_tokens(self, sequence: SequenceState) -> int:
+        """For how many tokens it takes blocks; the last possible token never has KV."""
+        num_wanted = self._pool.policy.num_reserved_tokens(sequence)
+        return max(len(sequence.tokens), min(num_wanted, self._config.max_model_len - 1))
 
     def _grows(self, sequence: SequenceState) -> bool:
         """Whether a sequence's next token needs another block."""

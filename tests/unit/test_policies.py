@@ -10,12 +10,6 @@ from tests.unit.policy_world import SECONDS, PolicyWorld
 from tests.unit.scheduling_world import World, expected_output
 
 EDF_CONFIG = PolicyConfig("edf")
-_ORCA_FORKS = pytest.mark.xfail(
-    raises=KeyError, reason="a fork shares reserved blocks, and KVCacheManager.allocate miscounts"
-)
-POLICIES_THAT_FORK = [
-    pytest.param(name, marks=_ORCA_FORKS if name == "orca" else ()) for name in get_args(PolicyName)
-]
 
 
 @pytest.mark.parametrize("name", get_args(PolicyName))
@@ -41,7 +35,7 @@ def test_every_policy_can_take_over_what_runs_already(name: PolicyName) -> None:
     assert len(world.ends) == 6
 
 
-@pytest.mark.parametrize("name", POLICIES_THAT_FORK)
+@pytest.mark.parametrize("name", get_args(PolicyName))
 def test_no_policy_changes_what_comes_out_of_forks_when_memory_is_short(name: PolicyName) -> None:
     config = PolicyConfig(name, alpha_s=8.0, min_run_s=4.0)
     policy = make_policy(config, Profile.flat(2.0, 0.1), 8)
