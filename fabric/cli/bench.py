@@ -58,6 +58,10 @@ def _add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--input-len", type=_positive_int, default=128, help="random (%(default)s)")
     group.add_argument("--output-len", type=_positive_int, default=128, help="(%(default)s)")
     group.add_argument("--ignore-eos", action="store_true", help="answers have their full length")
+    group.add_argument("--tenant", help="whose requests they are")
+    group.add_argument(
+        "--tell-lengths", action="store_true", help="send each answer's length as expected_tokens"
+    )
     group.add_argument("--temperature", type=float, help="the model's own if absent")
     group.add_argument("--seed", type=int, default=0, help="of arrivals and prompts")
 
@@ -73,6 +77,7 @@ def _add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--metric-percentiles", type=_percents, default=(99.0,), metavar="P,P", help="(99)"
     )
+    group.add_argument("--save-texts", action="store_true", help="put the answers into the JSON")
     group.add_argument(
         "--json", "--result-file", type=Path, dest="result_file", metavar="OUT", help="write JSON"
     )
@@ -98,7 +103,10 @@ async def _measure(
         generate["temperature"] = args.temperature
     if args.request_timeout is not None:
         generate["timeout_s"] = args.request_timeout
-    options = LoadOptions(args.model, args.max_concurrency, args.chat, generate)
+    if args.tenant is not None:
+        generate["tenant"] = args.tenant
+    limit, is_chat = args.max_concurrency, args.chat
+    options = LoadOptions(args.model, limit, is_chat, args.tell_lengths, generate)
     async with connect(args, RetryPolicy(max_attempts=1)) as client:
         vocab_size = (await client.model(args.model)).card.vocab_size
         requests = _requests(args, arrivals, vocab_size)
@@ -139,6 +147,7 @@ def _settings(args: argparse.Namespace, arrivals: list[Arrival]) -> BenchSetting
         max_concurrency=args.max_concurrency,
         percents=args.metric_percentiles,
         slos_ms=dict(args.goodput),
+        keeps_texts=args.save_texts,
     )
 
 

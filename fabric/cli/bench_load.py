@@ -17,6 +17,7 @@ from fabric.client import (
     PromptLike,
     SequenceDelta,
     Started,
+    Timing,
 )
 
 
@@ -26,11 +27,13 @@ class LoadOptions:
 
     ``max_concurrency`` bounds the requests in flight; those that wait for a place do so on the
     clock of their latency. ``is_chat`` sends a text prompt as a user's message.
+    ``tells_lengths`` says how long each answer will be at most, as a perfect guess would.
     """
 
     model: str
     max_concurrency: int | None = None
     is_chat: bool = False
+    tells_lengths: bool = False
     generate: GenerateOptions | None = None
 
 
@@ -41,29 +44,35 @@ class _Watch:
         self._arrival_s = request.at_s
         self._scheduled_s = scheduled_s
         self._input_len = 0 if isinstance(request.prompt, str) else len(request.prompt)
-        self._output_len = 0
-        self._num_preemptions = 0
+        self._timing = Timing()
+        self._texts: list[str] = []
+        self._message_lens: list[int] = []
         self._token_times_s: list[float] = []
 
     def see(self, event: Started | SequenceDelta | Completed) -> None:
         if isinstance(event, Started):
             self._input_len = event.prompt_tokens
         elif isinstance(event, Completed):
-            self._num_preemptions = event.timing.num_preemptions
-        elif event.token_ids:
-            self._output_len += len(event.token_ids)
-            self._token_times_s.append(time.perf_counter())
+            self._timing = event.timing
+        else:
+            self._texts.append(event.text)
+            if event.token_ids:
+                self._message_lens.append(len(event.token_ids))
+                self._token_times_s.append(time.perf_counter())
 
     def record(self, error: str) -> RequestRecord:
         times_s = self._token_times_s or [time.perf_counter()]
         return RequestRecord(
             arrival_s=self._arrival_s,
             input_len=self._input_len,
-            output_len=self._output_len,
+            output_len=sum(self._message_lens),
             ttft_s=times_s[0] - self._scheduled_s,
             itls_s=tuple(b - a for a, b in itertools.pairwise(times_s)),
             e2e_s=times_s[-1] - self._scheduled_s,
-            num_preemptions=self._num_preemptions,
+            num_preemptions=self._timing.num_preemptions,
+            swapped_bytes=self._timing.swapped_bytes,
+            message_lens=tuple(self._message_lens),
+            text="".join(self._texts),
             error=error,
         )
 
@@ -131,4 +140,7 @@ def _prompt_of(request: PlannedRequest, options: LoadOptions) -> PromptLike:
 
 
 def _options_of(request: PlannedRequest, options: LoadOptions) -> GenerateOptions:
-    return {**(options.generate or {}), "max_tokens": request.max_tokens}
+    generate: GenerateOptions = {**(options.generate or {}), "max_tokens": request.max_tokens}
+    if options.tells_lengths:
+        generate["expected_tokens"] = request.max_tokens
+    return generate

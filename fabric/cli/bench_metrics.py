@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,7 +17,7 @@ class RequestRecord:
 
     ``arrival_s`` counts from the benchmark's start; ``ttft_s`` and ``e2e_s`` count from the
     *scheduled* arrival, so that waiting in this client is part of the latency. ``itls_s`` has
-    one gap for each message after the first, however many tokens it carries.
+    one gap for each message after the first; ``message_lens`` are the tokens of each message.
     """
 
     arrival_s: float
@@ -26,6 +27,9 @@ class RequestRecord:
     itls_s: tuple[float, ...] = ()
     e2e_s: float = 0.0
     num_preemptions: int = 0
+    swapped_bytes: int = 0
+    message_lens: tuple[int, ...] = ()
+    text: str = ""
     error: str = ""
 
     @property
@@ -94,8 +98,10 @@ def throughput(records: Sequence[RequestRecord], duration_s: float) -> dict[str,
         "request_throughput": len(completed) / duration_s,
         "output_throughput": num_output / duration_s,
         "total_token_throughput": (num_input + num_output) / duration_s,
+        "max_output_tokens_per_s": busiest_second(records),
         "max_concurrent_requests": most_at_once(records),
         "preemptions": sum(record.num_preemptions for record in records),
+        "kv_bytes_swapped": sum(record.swapped_bytes for record in records),
     }
 
 
@@ -104,6 +110,18 @@ def most_at_once(records: Sequence[RequestRecord]) -> int:
     spans = [(r.arrival_s, r.arrival_s + r.e2e_s) for r in records if r.is_completed]
     changes = sorted([(end, -1) for _, end in spans] + [(start, 1) for start, _ in spans])
     return max(accumulate((change for _, change in changes), initial=0))
+
+
+def busiest_second(records: Sequence[RequestRecord]) -> int:
+    """Most output tokens of completed requests within one whole second of the run."""
+    tokens: Counter[int] = Counter()
+    for record in records:
+        if record.is_completed:
+            first_s = record.arrival_s + record.ttft_s
+            times_s = accumulate(record.itls_s, initial=first_s)
+            for time_s, count in zip(times_s, record.message_lens, strict=False):
+                tokens[math.floor(time_s)] += count
+    return max(tokens.values(), default=0)
 
 
 def goodput(

@@ -32,13 +32,18 @@ _COUNTS = (
     ("SLO attainment:", "slo_attainment"),
     ("Output token throughput (tok/s):", "output_throughput"),
     ("Total token throughput (tok/s):", "total_token_throughput"),
+    ("Peak output throughput (tok/s):", "max_output_tokens_per_s"),
     ("Preemptions:", "preemptions"),
+    ("KV bytes swapped:", "kv_bytes_swapped"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """What was measured; ``request_rate`` is in requests a second, ``burstiness`` is 1 / CV²."""
+    """What was measured; ``request_rate`` is in requests a second, ``burstiness`` is 1 / CV².
+
+    With ``keeps_texts``, the result has the answers.
+    """
 
     model: str
     request_rate: float
@@ -46,6 +51,7 @@ class BenchSettings:
     max_concurrency: int | None
     percents: tuple[float, ...]
     slos_ms: Mapping[str, float]
+    keeps_texts: bool = False
 
 
 def build_result(
@@ -55,6 +61,7 @@ def build_result(
     now: datetime,
 ) -> dict[str, object]:
     """The result as one JSON object; times in its lists are seconds, as in vLLM's."""
+    texts = {"generated_texts": [record.text for record in records]}
     return {
         "date": now.strftime("%Y%m%d-%H%M%S"),
         "backend": "fabric-grpc",
@@ -73,6 +80,7 @@ def build_result(
         "itls": [list(record.itls_s) for record in records],
         "latencies": [record.e2e_s for record in records],
         "start_times": [record.arrival_s for record in records],
+        **(texts if settings.keeps_texts else {}),
         "errors": [record.error for record in records],
     }
 

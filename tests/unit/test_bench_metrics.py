@@ -6,6 +6,7 @@ import pytest
 
 from fabric.cli.bench_metrics import (
     RequestRecord,
+    busiest_second,
     goodput,
     latency_summary,
     most_at_once,
@@ -92,7 +93,7 @@ def test_result_has_vllms_keys():
         *("burstiness", "max_concurrency", "duration", "completed", "failed"),
         *("total_input_tokens", "total_output_tokens", "request_throughput", "request_goodput"),
         *("output_throughput", "total_token_throughput", "input_lens", "output_lens", "ttfts"),
-        *("itls", "start_times", "errors", "slo_attainment"),
+        *("itls", "start_times", "errors", "slo_attainment", "max_output_tokens_per_s"),
     }
     statistics_ = {
         f"{kind}_{metric}_ms"
@@ -100,6 +101,16 @@ def test_result_has_vllms_keys():
         for metric in ("ttft", "tpot", "itl", "e2el")
     }
     assert names | statistics_ <= result.keys()
+    assert "generated_texts" not in result
+
+
+def test_the_busiest_second_counts_the_tokens_of_each_message():
+    # Messages at 0.9, 1.1 and 2.0 s, and at 1.5 s.
+    slow = RequestRecord(0.5, 1, 9, ttft_s=0.4, itls_s=(0.2, 0.9), message_lens=(4, 2, 3))
+    late = RequestRecord(1.0, 1, 3, ttft_s=0.5, message_lens=(3,))
+    failed = RequestRecord(1.0, 1, 9, ttft_s=0.5, message_lens=(9,), error="died")
+    assert busiest_second([slow, late, failed]) == 5
+    assert busiest_second([]) == 0
 
 
 def test_the_table_is_aligned():

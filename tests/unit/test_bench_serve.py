@@ -49,6 +49,19 @@ def test_random_load_is_measured_and_written(router, bench, tmp_path, capsys):
     assert all(spec.sampling.ignore_eos for spec in router.specs)
 
 
+def test_what_the_scheduler_may_know_is_sent_and_answers_are_kept_if_asked_for(
+    router, bench, tmp_path
+):
+    path = tmp_path / "result.json"
+    words = ("--num-prompts", "2", "--output-len", "3", "--save-texts", "--json", str(path))
+    assert bench(*words, "--tenant", "acme", "--tell-lengths") == 0
+    assert [(spec.tenant, spec.expected_tokens) for spec in router.specs] == [("acme", 3)] * 2
+    result = json.loads(path.read_text())
+    assert result["generated_texts"] == [" w0 w1 w2"] * 2
+    assert result["max_output_tokens_per_s"] >= 3
+    assert result["kv_bytes_swapped"] == 0
+
+
 def test_a_trace_gives_times_and_lengths(router, bench, tmp_path):
     trace, path = tmp_path / "trace.jsonl", tmp_path / "result.json"
     rows = [(0, 5, 2), (100, 900, 3), (200, 7, 900)]
