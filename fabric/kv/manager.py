@@ -224,8 +224,8 @@ class KVCacheManager:
     def finish_transfer(self, result: TransferResult) -> int | None:
         """Take in that a transfer is over; return the sequence that waited for it, if any did.
 
-        If it failed, the sequence is COPYING_OUT still, and should be resumed or freed, or
-        COPYING_IN, and must be freed.
+        If it failed, the sequence is COPYING_OUT still, and should be resumed, fetched (if part
+        of it has left) or freed, or COPYING_IN, and must be freed.
         """
         waiter = self._parking.finish(result)
         if waiter is None:
