@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from torch import Tensor
-
-from fabric.engine.device_blocks import DeviceBlocks, Pairs, digest
+from fabric.engine.device_blocks import DeviceBlocks, Pairs
 
 # Copied at once: much enough for a disk, and little enough to stop soon.
 PIECE_BYTES = 4 * 2**20
@@ -49,16 +47,6 @@ class BlockTier(Protocol):
     def close(self, leaves_parked: bool = False) -> None:
         """Give the memory or the file back, or leave it to the worker's successor if it can."""
         ...
-
-
-def digests_on_device(device: DeviceBlocks, pairs: Pairs, fence: object) -> list[int]:
-    """The digests of the pairs' blocks where they are."""
-    return [device.digest(block, fence) for block, _ in pairs]
-
-
-def digests_in_slots(slots: Tensor, chosen: Sequence[int]) -> list[int]:
-    """The digests of what the chosen slots hold."""
-    return [digest(slots[slot]) for slot in chosen]
 
 
 def check_digests(place: str, pairs: Pairs, found: Sequence[int], expected: Sequence[int]) -> None:

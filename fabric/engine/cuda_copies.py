@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fabric.engine.block_tier import CopyFailed
-from fabric.engine.device_blocks import Pairs, digest
+from fabric.engine.device_blocks import Pairs, bytes_of, digests
 
 POLL_S = 50e-6
 
@@ -75,11 +75,12 @@ class CudaBlocks:
         """Copy the pairs' runs, and wait for the last."""
         self._copy(pairs, slots, fence, is_out=False)
 
-    def digest(self, block: int, fence: object) -> int:
-        """The digest of a copy of the block."""
+    def digests(self, blocks: Sequence[int], fence: object) -> list[int]:
+        """The digests of copies of the blocks."""
         with self._cuda.stream(self._copies):
             self._copies.wait_event(fence)
-            return digest(self._kv_cache[block].cpu())
+            copies = self._kv_cache[torch.tensor(blocks, device=self._kv_cache.device)].cpu()
+        return digests(bytes_of(copies), range(len(blocks)))
 
     def _copy(self, pairs: Pairs, slots: Tensor, fence: object, *, is_out: bool) -> None:
         self._pin(slots)

@@ -3,11 +3,13 @@
 import math
 import mmap
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.ops import Backend
@@ -39,13 +41,18 @@ class BlockFormat:
         return slots.view(self.dtype).view(num_slots, *self.shape)
 
 
-def digest(block: Tensor) -> int:
-    """A number that tells one block's bytes from another's; never 0.
+def bytes_of(blocks: Tensor) -> NDArray[np.uint8]:
+    """The bytes of blocks in host memory, in place, ``[num_blocks, block_bytes]``."""
+    return blocks.flatten(1).view(torch.uint8).numpy()
+
+
+def digests(rows: NDArray[np.uint8], chosen: Iterable[int]) -> list[int]:
+    """Numbers that tell the chosen blocks' bytes from others; never 0.
 
     CRC-32 finds what memory, disks and late copies do to a block, as fast as a disk reads; it
     is no defence against people.
     """
-    return zlib.crc32(block.flatten().view(torch.uint8).numpy().data) | 1 << 32
+    return [zlib.crc32(rows[i].data) | 1 << 32 for i in chosen]
 
 
 class DeviceBlocks(Protocol):
@@ -67,8 +74,8 @@ class DeviceBlocks(Protocol):
         """Copy (block, slot) pairs out of host memory; returns when they are on the device."""
         ...
 
-    def digest(self, block: int, fence: object) -> int:
-        """The digest of the block as it is on the device."""
+    def digests(self, blocks: Sequence[int], fence: object) -> list[int]:
+        """The digests of blocks as they are on the device."""
         ...
 
 
@@ -99,6 +106,6 @@ class CpuBlocks:
         """Copy all pairs in one call."""
         self._backend.copy_blocks(slots, self._kv_cache, torch.tensor(pairs).flip(1).contiguous())
 
-    def digest(self, block: int, fence: object) -> int:
-        """The digest of the block in place."""
-        return digest(self._kv_cache[block])
+    def digests(self, blocks: Sequence[int], fence: object) -> list[int]:
+        """The digests of the blocks in place."""
+        return digests(bytes_of(self._kv_cache), blocks)

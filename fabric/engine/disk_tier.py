@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fabric.core.errors import ConfigError
 from fabric.engine.block_tier import (
     CopyFailed,
     check_digests,
-    digests_in_slots,
-    digests_on_device,
     piece_blocks,
 )
-from fabric.engine.device_blocks import BlockFormat, DeviceBlocks, Pairs
+from fabric.engine.device_blocks import BlockFormat, DeviceBlocks, Pairs, bytes_of, digests
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class _Bounce:
 
     data: memoryview
     slots: Tensor
+    rows: NDArray[np.uint8]
 
 
 def disk_bytes_of(num_slots: int, block_bytes: int) -> int:
@@ -98,13 +99,14 @@ class DiskTier:
         """Write blocks into their slots."""
         with self._borrow() as bounce:
             staged = [(block, i) for i, (block, _) in enumerate(pairs)]
-            before = digests_on_device(device, staged, fence) if self._is_checked else None
+            blocks = [block for block, _ in pairs]
+            before = device.digests(blocks, fence) if self._is_checked else None
             device.copy_out(staged, bounce.slots, fence)
-            digests = before or digests_in_slots(bounce.slots, range(len(staged)))
+            found = before or digests(bounce.rows, range(len(staged)))
             for first, slot, count in _runs(pairs):
                 self._digests[slot : slot + count] = [0] * count
                 self._write(slot, self._part(bounce, first, count))
-                self._digests[slot : slot + count] = digests[first : first + count]
+                self._digests[slot : slot + count] = found[first : first + count]
 
     def load(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
         """Read slots into their blocks."""
@@ -113,11 +115,11 @@ class DiskTier:
             for first, slot, count in _runs(pairs):
                 self._read(slot, self._part(bounce, first, count))
             staged = [(block, i) for i, (block, _) in enumerate(pairs)]
-            found = digests_in_slots(bounce.slots, range(len(staged)))
+            found = digests(bounce.rows, range(len(staged)))
             check_digests("disk", pairs, found, expected)
             device.copy_in(staged, bounce.slots, fence)
         if self._is_checked:
-            found = digests_on_device(device, pairs, fence)
+            found = device.digests([block for block, _ in pairs], fence)
             check_digests("on its way from disk", pairs, found, expected)
 
     def close(self, leaves_parked: bool = False) -> None:
@@ -128,7 +130,7 @@ class DiskTier:
         num_slots = piece_blocks(block.block_bytes)
         memory = mmap.mmap(-1, num_slots * self._slot_bytes)
         slots = block.slots_in(memory, num_slots, slot_bytes=self._slot_bytes)
-        return _Bounce(memoryview(memory), slots)
+        return _Bounce(memoryview(memory), slots, bytes_of(slots))
 
     @contextlib.contextmanager
     def _borrow(self) -> Iterator[_Bounce]:

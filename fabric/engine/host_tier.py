@@ -5,8 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from fabric.engine.block_tier import check_digests, digests_in_slots, digests_on_device
-from fabric.engine.device_blocks import BlockFormat, DeviceBlocks, Pairs
+from fabric.engine.block_tier import check_digests
+from fabric.engine.device_blocks import BlockFormat, DeviceBlocks, Pairs, bytes_of, digests
 
 PAGE_BYTES = 4096
 DIGEST_BYTES = 8
@@ -64,30 +64,32 @@ class HostTier:
         self._slots = block.slots_in(
             arena.memory, self.num_slots, offset=_table_bytes(self.num_slots)
         )
+        self._bytes = bytes_of(self._slots)
         self._has_digests = has_digests or is_checked
         self._is_checked = is_checked
 
     def store(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
         """Copy blocks into their slots."""
-        slots = [slot for _, slot in pairs]
         if not self._has_digests:
             device.copy_out(pairs, self._slots, fence)
             return
+        blocks, slots = (list(side) for side in zip(*pairs, strict=True))
         self._table[slots] = 0
-        before = digests_on_device(device, pairs, fence) if self._is_checked else None
+        before = device.digests(blocks, fence) if self._is_checked else None
         device.copy_out(pairs, self._slots, fence)
-        self._table[slots] = before or digests_in_slots(self._slots, slots)
+        self._table[slots] = before or digests(self._bytes, slots)
 
     def load(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
         """Copy slots into their blocks."""
         device.copy_in(pairs, self._slots, fence)
         if self._is_checked:
-            expected = self._table[[slot for _, slot in pairs]].tolist()
-            check_digests("host", pairs, digests_on_device(device, pairs, fence), expected)
+            blocks, slots = (list(side) for side in zip(*pairs, strict=True))
+            found = device.digests(blocks, fence)
+            check_digests("host", pairs, found, self._table[slots].tolist())
 
     def is_intact(self, slot: int) -> bool:
         """Whether the slot holds a whole block, as its digest says."""
-        return self._table[slot] in digests_in_slots(self._slots, [slot])
+        return self._table[slot] in digests(self._bytes, [slot])
 
     def close(self, leaves_parked: bool = False) -> None:
         """Give the arena back."""

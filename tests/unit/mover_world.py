@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fabric.engine.block_tier import BlockTier
-from fabric.engine.device_blocks import BlockFormat, CpuBlocks
+from fabric.engine.device_blocks import BlockFormat, CpuBlocks, Pairs, bytes_of
 from fabric.engine.mover import Mover
 from fabric.engine.settings import ParkingSettings
 from fabric.engine.tiers import open_tiers
@@ -57,9 +57,19 @@ class Moving:
             tier.close()
 
 
-def start_moving(settings: ParkingSettings, cache: Tensor) -> Moving:
+class FaultyBlocks(CpuBlocks):
+    """Blocks of which a byte is lost on the way in."""
+
+    def copy_in(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
+        super().copy_in(pairs, slots, fence)
+        bytes_of(self._kv_cache)[pairs[-1][0], 5] ^= 1
+
+
+def start_moving(
+    settings: ParkingSettings, cache: Tensor, blocks: type[CpuBlocks] = CpuBlocks
+) -> Moving:
     tiers = open_tiers(settings, block := block_format(cache.dtype))
     results: queue.SimpleQueue[TransferResult] = queue.SimpleQueue()
-    device = CpuBlocks(cache, select_backend("cpu", None, 1))
+    device = blocks(cache, select_backend("cpu", None, 1))
     mover = Mover(device, tiers, block.block_bytes, settings, results.put)
     return Moving(cache, mover, tiers, results)

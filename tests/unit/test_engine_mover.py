@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from fabric.engine.device_blocks import CpuBlocks, Pairs
 from fabric.engine.settings import ParkingSettings
 from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer
-from tests.unit.mover_world import NUM_BLOCKS, Moving, block_format, random_cache, start_moving
+from tests.unit.mover_world import (
+    NUM_BLOCKS,
+    FaultyBlocks,
+    Moving,
+    block_format,
+    random_cache,
+    start_moving,
+)
 
 OUT, IN, HOST, DISK = Direction.OUT, Direction.IN, Tier.HOST, Tier.DISK
 SCATTERED = ((3, 7), (4, 8), (9, 0), (0, 3))
@@ -114,6 +123,36 @@ def test_two_copy_threads_copy_at_once(start: Start) -> None:
         moving.begin(number, OUT, HOST, [(number, number)])
     assert {moving.wait().number, moving.wait().number} == {1, 2}
     assert time.perf_counter() - start_s < 0.35
+
+
+@pytest.mark.parametrize("tier", [HOST, DISK])
+def test_debug_mode_finds_a_byte_that_changes_on_the_way_in(tmp_path: Path, tier: Tier) -> None:
+    settings = ParkingSettings(host_bytes=2**16, disk_bytes=2**17, disk_dir=tmp_path, debug=True)
+    moving = start_moving(settings, random_cache(), FaultyBlocks)
+    assert not moving.run(1, OUT, tier, SCATTERED).error
+    assert moving.run(2, IN, tier, SCATTERED).error.endswith(
+        "slot 3 for block 0 is not what was stored"
+    )
+    moving.close()
+
+
+@pytest.mark.parametrize("tier", [HOST, DISK])
+def test_debug_mode_finds_a_block_that_changes_while_it_is_copied_out(
+    tmp_path: Path, tier: Tier
+) -> None:
+    class Racing(CpuBlocks):
+        """Blocks that an iteration still writes to."""
+
+        def copy_out(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
+            self._kv_cache[pairs[0][0]] += 1.0
+            super().copy_out(pairs, slots, fence)
+
+    settings = ParkingSettings(host_bytes=2**16, disk_bytes=2**17, disk_dir=tmp_path, debug=True)
+    moving = start_moving(settings, random_cache(), Racing)
+    assert not moving.run(1, OUT, tier, SCATTERED).error
+    error = moving.run(2, IN, tier, SCATTERED).error
+    assert error.endswith("slot 7 for block 3 is not what was stored")
+    moving.close()
 
 
 def test_a_rate_limit_holds_over_transfers(start: Start) -> None:
