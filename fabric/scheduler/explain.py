@@ -42,7 +42,7 @@ def _status(
         phase=_phase(first, plan),
         tenant=source.tenant,
         priority=source.priority,
-        rank=first.rank,
+        rank=tuple(map(float, first.rank)),
         level=pool.policy.level(first),
         num_prompt_tokens=len(source.prompt_token_ids),
         num_output_tokens=request.num_output_tokens,

@@ -164,6 +164,8 @@ def test_the_policy_can_be_changed_while_requests_run_wait_and_are_parked():
     for name in (*POLICIES, *POLICIES):
         world.scheduler.set_policy(PolicyConfig(name=name, quantum_s=1.0), world.now)
         assert world.scheduler.report().policy == name
+        statuses = world.scheduler.explain(world.now)
+        assert {type(part) for status in statuses for part in status.rank} == {float}
         world.step()
     world.run()
     for name, request in requests.items():
