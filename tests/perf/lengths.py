@@ -6,6 +6,8 @@ The others are synthetic:
 
     alpaca_like     short instructions: prompts of 20 tokens in the mean (cv 0.6), outputs of 58
                     (cv 1.0), both lognormal; the means are those of the vLLM paper's figure 11
+    sharegpt_like   first turns of chats: prompts lognormal, of 112 in the mean and 33 in the
+                    median, outputs gamma, of 323 (cv 0.68), as the first turns of ShareGPT
     heavy_tail      lognormal, sigma of the logarithm 1.5: outputs of 128 in the mean, prompts of 64
     bimodal_90_10   nine outputs of 16 tokens for one of 800, prompts of 32
     equal           prompts of 32, outputs of 64
@@ -63,6 +65,12 @@ def _alpaca_like(num_requests: int, rng: random.Random) -> Lengths:
     return [(prompt(), output()) for _ in range(num_requests)]
 
 
+def _sharegpt_like(num_requests: int, rng: random.Random) -> Lengths:
+    cv = 0.68
+    outputs = (rng.gammavariate(1 / cv**2, 323 * cv**2) for _ in range(num_requests))
+    return [(_lognormal(rng, 112, 1.56), math.ceil(output)) for output in outputs]
+
+
 def _heavy_tail(num_requests: int, rng: random.Random) -> Lengths:
     return [(_lognormal(rng, 64, 1.5), _lognormal(rng, 128, 1.5)) for _ in range(num_requests)]
 
@@ -84,6 +92,7 @@ _DRAWS: dict[str, Callable[[int, random.Random], Lengths]] = {
     "azure_conv": partial(_azure, "conv"),
     "azure_code": partial(_azure, "code"),
     "alpaca_like": _alpaca_like,
+    "sharegpt_like": _sharegpt_like,
     "heavy_tail": _heavy_tail,
     "bimodal_90_10": _bimodal,
     "equal": _equal,

@@ -45,8 +45,6 @@ def test_admission_needs_one_run_and_not_only_as_many_free_blocks():
     assert kv.num_free_blocks == 7
     assert kv.can_admit(16, [], 0)
     assert not kv.can_admit(17, [], 0)
-    assert kv.can_admit(16, [], 3)
-    assert not kv.can_admit(16, [], 4)
 
 
 def test_a_reservation_beyond_the_largest_run_is_cut_to_it():

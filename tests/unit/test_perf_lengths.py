@@ -17,7 +17,13 @@ def lengths():
     return module
 
 
-SYNTHETIC = {"alpaca_like": (20, 58), "heavy_tail": (64, 128), "equal": (32, 64)}
+SYNTHETIC = {
+    "alpaca_like": (20, 58),
+    "sharegpt_like": (112, 323),
+    "heavy_tail": (64, 128),
+    "bimodal_90_10": (32, 94.4),
+    "equal": (32, 64),
+}
 
 
 @pytest.mark.parametrize("name", SYNTHETIC)
