@@ -287,7 +287,7 @@ class Scheduler:
                 return
             victim = self._pool.running[-1]
             plan.drop(victim.key)
-            self._swapper.evict(victim, "blocks ran out", self._now)
+            self._swapper.preempt(victim, "blocks ran out", self._now)
             if victim is sequence:
                 return
 

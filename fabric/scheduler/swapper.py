@@ -98,7 +98,7 @@ class Swapper:
                 problem = f"the copy took longer than {self._config.transfer_timeout_s} s"
                 self._recover(self._pool.sequences[key], problem, now)
 
-    def evict(self, victim: SequenceState, cause: str, now: float) -> None:
+    def preempt(self, victim: SequenceState, cause: str, now: float) -> None:
         """Preempt a running sequence the cheaper way; its blocks are free now or after a copy."""
         victim.request.last_preemption = f"{cause}; its KV was moved to {self._tier}"
         if not self._should_swap(victim) or not self._pool.park(victim, now):
@@ -114,7 +114,7 @@ class Swapper:
                 return
             if not self._is_protected(victim, now) and not self._is_deferred(victim):
                 num_short -= self._kv.num_own_blocks(victim.key)
-                self.evict(victim, cause, now)
+                self.preempt(victim, cause, now)
         if num_short > 0:
             self._kv.park_idle()
 
