@@ -55,7 +55,7 @@ class RequestPhase(StrEnum):
     WAITING = "waiting"
     PREFILL = "prefill"
     DECODE = "decode"
-    PAUSED = "paused"
+    PREEMPTED = "preempted"
     SWAPPING_OUT = "swapping_out"
     SWAPPED = "swapped"
     SWAPPING_IN = "swapping_in"
@@ -67,7 +67,7 @@ class RequestStatus:
 
     ``rank`` is its place in the policy's order, the lowest first, and ``level`` its queue, where
     the policy has queues. ``num_blocks`` are on the device, ``num_parked_blocks`` in ``tier``.
-    A paused one has its KV on the device, but others go first. ``last_preemption`` says why it
+    A preempted one has its KV on the device, but others go first. ``last_preemption`` says why it
     last had to give way, and to whom.
     """
 

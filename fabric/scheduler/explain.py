@@ -59,7 +59,7 @@ def _phase(sequence: SequenceState, plan: StepPlan) -> RequestPhase:
         return _PHASES[sequence.status]
     is_in_flight = sequence.num_scheduled_tokens > sequence.num_computed_tokens
     if sequence.key not in plan and not is_in_flight:
-        return RequestPhase.PAUSED
+        return RequestPhase.PREEMPTED
     if sequence.num_computed_tokens < sequence.num_prompt_tokens:
         return RequestPhase.PREFILL
     return RequestPhase.DECODE

@@ -121,7 +121,7 @@ def test_a_request_of_higher_priority_takes_the_slot_of_one_that_runs():
     output = world.step()
     assert [item.key for item in output.scheduled] == [world.key_of("high")]
     low = next(s for s in world.scheduler.explain(world.now) if s.request_id == "low")
-    assert low.phase is RequestPhase.PAUSED
+    assert low.phase is RequestPhase.PREEMPTED
     world.run()
     assert list(world.ends) == ["high", "low"]
 
