@@ -87,7 +87,7 @@ async def _ask_to_drain(args: argparse.Namespace) -> DrainOutcome:
 
 def _row(group: GroupStatus) -> tuple[str, ...]:
     load = group.load
-    stalled = f" ({load.stalled_s:.0f} s)" if load.stalled_s else ""
+    stalled = f" ({load.stalled_s:.0f} s)" if load.stalled_s >= 1 else ""
     return (
         group.name,
         group.state + stalled,

@@ -37,7 +37,6 @@ class Answer:
         self._mailbox = mailbox
         self._entry = entry
         self._figures = figures
-        self._figures.num_prompt_tokens += started.prompt_tokens
         self._now = asyncio.get_running_loop().time
         self._last_token_s: float | None = None
         self.finish_reason: FinishReason | None = None
@@ -65,6 +64,8 @@ class Answer:
     def _note_tokens(self, count: int) -> None:
         now, last_s = self._now(), self._last_token_s
         self._last_token_s = now
+        if last_s is None:
+            self._figures.num_prompt_tokens += self.started.prompt_tokens
         self._figures.note_tokens(count, None if last_s is None else now - last_s)
 
 

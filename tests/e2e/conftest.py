@@ -23,7 +23,7 @@ def config(stories_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Fabr
         {
             "models": [{"id": MODEL, "source": str(stories_path), "dtype": "float32"}],
             "groups": [{"name": "g0", "models": [MODEL], **group}],
-            "router": {"port": 0},
+            "router": {"port": 0, "metrics_port": 0},
             "cache_dir": str(tmp_path_factory.mktemp("cache")),
         },
         "test",

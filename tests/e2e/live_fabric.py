@@ -79,11 +79,13 @@ async def collect(client: AsyncClient, prompt: str, **options: float) -> Generat
     return await stream.collect()
 
 
-async def cancel_after(client: AsyncClient, prompt: str, num_tokens: int) -> list[int]:
+async def cancel_after(
+    client: AsyncClient, prompt: str, num_tokens: int, request_id: str = ""
+) -> list[int]:
     """Take so many tokens of a long answer, then leave it."""
     tokens: list[int] = []
     async with client.stream(
-        MODEL, prompt, max_tokens=400, temperature=0.0, ignore_eos=True
+        MODEL, prompt, max_tokens=400, temperature=0.0, ignore_eos=True, request_id=request_id
     ) as stream:
         async for event in stream:
             if isinstance(event, SequenceDelta):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 
 import grpc.aio
@@ -15,6 +16,7 @@ from fabric.client import (
     Generation,
     GroupState,
     ModelState,
+    PolicyChange,
     Unavailable,
 )
 from tests.e2e.live_fabric import (
@@ -55,6 +57,36 @@ async def test_sixteen_streams_with_cancels_and_deadlines_leave_nothing_behind(
     for prompt, generation in zip(PROMPTS[10:], results[10:], strict=True):
         assert isinstance(generation, Generation), generation
         assert list(generation.sequences[0].token_ids) == expected[prompt]
+
+
+async def test_requests_are_explained_and_the_policy_is_switched_while_tokens_flow(
+    client: AsyncClient, target: str, expected: dict[str, list[int]]
+) -> None:
+    command = [sys.executable, "-c", "from fabric.cli import main; main()", "status", "--requests"]
+    streams = {
+        f"request-{i}": asyncio.create_task(cancel_after(client, p, 390, f"request-{i}"))
+        for i, p in enumerate(PROMPTS)
+    }
+    while not (requests := (await client.explain("g0")).requests):
+        await asyncio.sleep(0)
+    assert {request.request_id for request in requests} <= streams.keys()
+    assert all(request.model == MODEL for request in requests)
+    before = "fcfs"
+    for policy in ("mlfq", "srw", "edf", "fcfs"):
+        assert await client.set_policy(policy) == (PolicyChange("g0", before, policy),)
+        before = policy
+        await asyncio.sleep(0.1)
+    shown = await asyncio.create_subprocess_exec(
+        *command, "--target", target, stdout=asyncio.subprocess.PIPE
+    )
+    table, _ = await shown.communicate()
+    assert table.startswith(b"REQUEST")
+    assert shown.returncode == 0
+    tokens = await asyncio.gather(*streams.values())
+    for prompt, found in zip(PROMPTS, tokens, strict=True):
+        assert found[:100] == expected[prompt]
+    await wait_until_idle(client)
+    assert (await client.explain()).requests == ()
 
 
 @pytest.mark.usefixtures("target")

@@ -9,6 +9,7 @@ from fabric.client import (
     AsyncClient,
     GroupNotFound,
     InvalidRequest,
+    Objectives,
     PolicyChange,
     RequestPhase,
     RetryPolicy,
@@ -176,6 +177,22 @@ async def test_an_engine_that_fails_to_switch_goes_on_and_says_so(world, client)
     assert (change.before, change.after) == ("fcfs", "fcfs")
     assert "an error of ours" in change.error
     assert await client.generate(MODEL, "hello", max_tokens=2)
+
+
+async def test_what_a_request_says_of_its_service_reaches_the_engine(world, client):
+    objectives = Objectives(ttft_s=0.5, tpot_s=0.0625)
+    await client.generate(
+        MODEL,
+        "hello",
+        max_tokens=2,
+        tenant="acme",
+        objectives=objectives,
+        expected_tokens=9,
+        priority=-1,
+    )
+    (request,) = world.groups[0].engine.submitted
+    assert (request.tenant, request.priority, request.expected_tokens) == ("acme", -1, 9)
+    assert request.objectives == objectives
 
 
 async def test_the_control_service_is_reached_by_any_grpc_client(world):
