@@ -18,6 +18,7 @@ from fabric.scheduler.policies import PolicyConfig
 
 DEFAULT_LIMIT = 1000
 MAX_LIMIT = 4096
+MAX_ID_CHARS = 128
 MAX_NUMBER = 1e6
 # Quanta must grow from queue to queue; the other numbers may be 0.
 _LEAST = {"quantum_s": 1e-6, "quantum_ratio": 1.01}
@@ -41,11 +42,13 @@ async def explain_requests(
 
     Raises:
         GroupNotFound: There is none of that name.
-        InvalidRequest: The limit is out of bounds.
+        InvalidRequest: The limit is out of bounds, or no id can be so long.
         RequestError: The named group doesn't answer.
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidRequest.of("limit", f"is {limit}; allowed: 1 to {MAX_LIMIT}")
+    if len(request_id) > MAX_ID_CHARS:
+        raise InvalidRequest.of("request_id", f"has more than {MAX_ID_CHARS} characters")
     names = named_groups(catalog, group)
     answers = await _ask(catalog, names, lambda number: Explain(number, request_id, limit))
     requests: list[RequestStatus] = []

@@ -7,8 +7,8 @@ from google.protobuf.duration_pb2 import Duration
 from fabric.core.errors import InvalidRequest, ModelNotFound, Overloaded
 from fabric.rpc.status import from_rpc_error
 from fabric.rpc.v1 import inference_pb2 as pb
+from tests.integration.fake_engine import MAX_MODEL_LEN
 from tests.integration.router_world import (
-    MAX_MODEL_LEN,
     MODEL,
     failure,
     running_world,

@@ -99,6 +99,11 @@ async def test_a_limit_out_of_bounds_is_refused(client, limit):
         await client.explain(limit=limit)
 
 
+async def test_an_id_that_no_request_can_have_is_refused(client):
+    with pytest.raises(InvalidRequest, match="request_id: "):
+        await client.explain(request_id="x" * 1_000_000)
+
+
 async def test_an_unknown_group_is_not_found_and_the_known_ones_are_named(client):
     for asked in (client.explain("middle"), client.set_policy("fcfs", "middle")):
         with pytest.raises(GroupNotFound, match="known: left") as caught:

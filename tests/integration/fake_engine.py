@@ -1,0 +1,155 @@
+"""A GroupEngine whose tokens are scripted: each is the number of its position."""
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+from fabric.core.request import (
+    FinishReason,
+    GenerationRequest,
+    LoadReport,
+    ModelCard,
+    RequestOutput,
+    SequenceDelta,
+    ServedModel,
+    Timing,
+    Usage,
+)
+from fabric.core.sampling import GenerationDefaults, RequestLimits
+from fabric.core.status import RequestPhase, RequestStatus
+from fabric.scheduler.policies import PolicyConfig
+
+MODEL = "tiny"
+VOCAB_SIZE = 512
+MAX_MODEL_LEN = 256
+
+
+def served(model: str = MODEL) -> ServedModel:
+    card = ModelCard(model, "/nowhere", MAX_MODEL_LEN, VOCAB_SIZE, "float32", "LlamaForCausalLM")
+    return ServedModel(card, GenerationDefaults(), RequestLimits(MAX_MODEL_LEN, VOCAB_SIZE))
+
+
+class FakeEngine:
+    """A GroupEngine whose thread makes one token a step for every sequence in flight.
+
+    While ``going`` is clear there are no steps, and requests stay in flight. ``is_pausing`` makes
+    it clear ``going`` after each step that made tokens. With ``is_silent``, questions stay open.
+    """
+
+    def __init__(self) -> None:
+        self.publish: Callable[[list[RequestOutput]], None] = lambda outputs: None
+        self.load = LoadReport(num_blocks=8, num_free_blocks=8, policy="fcfs")
+        self.submitted: list[GenerationRequest] = []
+        self.cancelled: queue.Queue[str] = queue.Queue()
+        self.going = threading.Event()
+        self.going.set()
+        self.is_pausing = False
+        self.is_silent = False
+        self.policies: list[PolicyConfig] = []
+        self._lock = threading.Lock()
+        self._live: dict[str, tuple[GenerationRequest, int]] = {}
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.going.set()
+        self._wake.set()
+        self._thread.join()
+
+    def submit(self, request: GenerationRequest) -> None:
+        self.submitted.append(request)
+        with self._lock:
+            self._live[request.request_id] = (request, 0)
+        self._wake.set()
+
+    def cancel(self, request_id: str) -> None:
+        with self._lock:
+            self._live.pop(request_id, None)
+        self.cancelled.put(request_id)
+
+    def report(self) -> LoadReport:
+        return replace(self.load, num_running=len(self._live))
+
+    def served(self) -> tuple[ServedModel, ...]:
+        return (served(),)
+
+    def explain(self) -> "Future[tuple[RequestStatus, ...]]":
+        """The newest request ranks first."""
+        answer: Future[tuple[RequestStatus, ...]] = Future()
+        if self.is_silent:
+            return answer
+        with self._lock:
+            live = tuple(self._live.values())
+        statuses = (
+            RequestStatus(
+                request.request_id,
+                request.model,
+                RequestPhase.SWAPPED,
+                request.tenant,
+                request.priority,
+                (0.0, -place),
+                num_output_tokens=num_tokens,
+                last_preemption=f"{request.request_id} ranks before it",
+                timing=Timing(swapped_bytes=4096),
+            )
+            for place, (request, num_tokens) in enumerate(live)
+        )
+        answer.set_result(tuple(statuses))
+        return answer
+
+    def set_policy(self, config: PolicyConfig) -> "Future[tuple[str, str]]":
+        answer: Future[tuple[str, str]] = Future()
+        if config.ageing == 0.5:
+            answer.set_exception(ZeroDivisionError("a bug"))
+        elif not self.is_silent:
+            answer.set_result((self.load.policy, config.name))
+            self.policies.append(config)
+            self.load = replace(self.load, policy=config.name)
+        return answer
+
+    @property
+    def num_live(self) -> int:
+        return len(self._live)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait()
+            self.going.wait()
+            outputs = self._step()
+            if outputs:
+                if self.is_pausing and not self._stop.is_set():
+                    self.going.clear()
+                self.publish(outputs)
+
+    def _step(self) -> list[RequestOutput]:
+        with self._lock:
+            outputs = [self._next(key, *state) for key, state in self._live.items()]
+            for output in outputs:
+                if output.is_last:
+                    del self._live[output.request_id]
+                else:
+                    request, position = self._live[output.request_id]
+                    self._live[output.request_id] = (request, position + 1)
+            if not self._live:
+                self._wake.clear()
+        return outputs
+
+    def _next(self, key: str, request: GenerationRequest, position: int) -> RequestOutput:
+        sampling = request.sampling
+        is_last = position + 1 == sampling.max_tokens
+        reason = FinishReason.LENGTH if is_last else None
+        deltas = tuple(
+            SequenceDelta(i, position, (position,), f"{position} ", (), reason)
+            for i in range(sampling.n)
+        )
+        if not is_last:
+            return RequestOutput(key, deltas)
+        count = sampling.n * sampling.max_tokens
+        return RequestOutput(key, deltas, Usage(len(request.prompt_token_ids), count), Timing())
