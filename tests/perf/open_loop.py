@@ -66,6 +66,7 @@ def mean_s_per_token(served: list[Served]) -> float:
 
 def _wait(clock: Clock, seconds: float) -> None:
     if isinstance(clock, VirtualClock):
-        clock.advance(seconds)
+        # Not less than what rounding may take away, or it would wait forever.
+        clock.advance(max(seconds, 1e-3))
     else:
         time.sleep(seconds)
