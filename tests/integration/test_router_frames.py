@@ -26,13 +26,13 @@ from fabric.rpc.frames import (
 from fabric.rpc.framing import LENGTH_BYTES
 from fabric.rpc.link import Link
 from fabric.rpc.secret import Role, new_nonce, prove
+from tests.integration.fake_engine import served
 from tests.integration.router_world import (
     MODEL,
     SECRET,
     failure,
     first_token,
     running_world,
-    served,
     spec,
     start_group,
     stream,
