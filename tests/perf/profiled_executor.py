@@ -1,0 +1,78 @@
+"""Stands for a device in simulations: time passes on a virtual clock as a profile says."""
+
+from collections import deque
+
+from contenders import answer
+
+from fabric.core.clock import VirtualClock
+from fabric.core.profile import Profile
+from fabric.engine.executor import ExecutorCosts
+from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
+from fabric.scheduler.output import SchedulerOutput, StepResult
+
+
+class ProfiledExecutor:
+    """Answers without a model; iterations, and copies beside them, take the profile's times."""
+
+    num_batches = 1
+    failure = None
+    costs = ExecutorCosts()
+
+    def __init__(
+        self,
+        profile: Profile,
+        clock: VirtualClock,
+        space: ParkingSpace,
+        max_bytes_per_s: float | None = None,
+    ) -> None:
+        self.space = space
+        self._profile = profile
+        self._clock = clock
+        self._max_bytes_per_s = max_bytes_per_s
+        self._results: deque[StepResult] = deque()
+        self._moving: deque[tuple[float, TransferResult]] = deque()
+
+    def submit(self, output: SchedulerOutput) -> None:
+        self._clock.advance(iteration_s(self._profile, output))
+        self._results.append(answer(output))
+
+    def collect(self) -> StepResult:
+        return self._results.popleft()
+
+    def move(self, orders: BlockOrders) -> None:
+        now_s = self._clock.now()
+        for transfer in orders.transfers:
+            num_bytes = len(transfer.pairs) * self.space.block_bytes
+            copy_s = self._profile.copy_s(transfer.tier, transfer.direction, num_bytes)
+            if self._max_bytes_per_s is not None:
+                copy_s = max(copy_s, num_bytes / self._max_bytes_per_s)
+            start_s = max(now_s, self._moving[-1][0]) if self._moving else now_s
+            result = TransferResult(transfer.number, "", num_bytes, start_s - now_s, copy_s)
+            self._moving.append((start_s + copy_s, result))
+
+    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
+        if timeout_s and self._moving:
+            wait_s = min(timeout_s, self._moving[0][0] - self._clock.now())
+            self._clock.advance(max(0.0, wait_s))
+        moved = []
+        while self._moving and self._moving[0][0] <= self._clock.now():
+            moved.append(self._moving.popleft()[1])
+        return moved
+
+    def close(self) -> None:
+        pass
+
+
+def iteration_s(profile: Profile, output: SchedulerOutput) -> float:
+    """Seconds of an iteration by the profile: its decodes together, then each prompt's share."""
+    shortest_s, seconds = profile.min_iteration_s, 0.0
+    decodes = [item for item in output.scheduled if item.num_new_tokens == 1]
+    for item in output.scheduled:
+        if item.num_new_tokens > 1:
+            end = item.num_computed_tokens + item.num_new_tokens
+            before_s = profile.prefill_s(max(item.num_computed_tokens, 1))
+            seconds += profile.prefill_s(end) - before_s
+    if decodes:
+        context = sum(item.num_computed_tokens + 1 for item in decodes) // len(decodes)
+        shortest_s = profile.decode_s(len(decodes), context)
+    return shortest_s + seconds

@@ -1,0 +1,215 @@
+"""An engine whose requests end at lengths that its scheduler isn't told, and what serving costs.
+
+Requests ask for all of the context and are ended as by a stop string, so that no policy knows more
+of a length than the client's guess, where there is one.
+"""
+
+import gc
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from contenders import STORIES, make_requests
+from lengths import Lengths
+from open_loop import Served, serve
+from profiled_executor import ProfiledExecutor
+
+from fabric.core.clock import Clock, MonotonicClock, VirtualClock
+from fabric.core.profile import Profile
+from fabric.core.request import FinishReason, GenerationRequest, SequenceDelta, StopMatch
+from fabric.engine.build import load_whole
+from fabric.engine.engine import Engine
+from fabric.engine.executor import Executor
+from fabric.engine.profile_store import take_profile
+from fabric.engine.profiler import FULL
+from fabric.engine.settings import EngineSettings, ParkingSettings, WorkerSettings
+from fabric.engine.text_output import TextDelta, TextOutput
+from fabric.kv.manager import KVCacheManager
+from fabric.kv.transfer import ParkingSpace, Tier
+from fabric.scheduler.output import SchedulerOutput, SequenceUpdate
+from fabric.scheduler.policies import PolicyConfig
+from fabric.scheduler.scheduler import Scheduler
+from fabric.scheduler.settings import SchedulerConfig
+
+CONTEXT = 512
+BLOCK_SIZE = 16
+# stories260K, float32: 5 layers, keys and values of 4 heads of 8.
+BLOCK_BYTES = BLOCK_SIZE * 5 * 2 * 4 * 8 * 4
+HOST_BYTES = 4096 * BLOCK_BYTES
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Blocks of the device, how many sequences run at once, and the link to the host."""
+
+    num_blocks: int
+    max_num_seqs: int
+    link_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """Who goes first, and how blocks move; ``hint_sigma`` is the error of clients' guesses."""
+
+    policy: PolicyConfig
+    swap: Literal["proactive", "on_demand", "blocking"] = "proactive"
+    preemption: Literal["auto", "swap", "recompute"] = "auto"
+    hint_sigma: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took besides the requests' own times.
+
+    ``backlog_tokens`` were computed in ``backlog_s``, while requests waited for their first turn.
+    """
+
+    wall_s: float
+    stall_s: float
+    peak_blocks: int
+    swapped_bytes: int
+    num_preemptions: int
+    num_recomputed_tokens: int
+    num_iterations: int
+    schedule_s: float
+    backlog_tokens: int
+    backlog_s: float
+
+
+class HiddenEnds(TextOutput):
+    """No text, but a stop when a sequence has as many tokens as it is to have."""
+
+    def __init__(self, num_tokens: Sequence[int]) -> None:
+        self._num_tokens = num_tokens
+
+    def add(self, request: GenerationRequest) -> None:
+        pass
+
+    def push(self, update: SequenceUpdate) -> TextDelta:
+        is_last = update.first_token + 1 == self._num_tokens[int(update.request_id)]
+        reason = FinishReason.STOP if is_last else None
+        delta = SequenceDelta(update.index, update.first_token, (), finish_reason=reason)
+        return TextDelta(delta, StopMatch(text="") if is_last else None)
+
+    def remove(self, request_id: str) -> None:
+        pass
+
+
+class WatchedScheduler(Scheduler):
+    """Notes how long scheduling takes, and how many blocks are in use on all tiers."""
+
+    schedule_s = 0.0
+    num_iterations = 0
+    peak_blocks = 0
+    backlog_tokens = 0
+    backlog_ended_s = 0.0
+
+    def schedule(self, now: float) -> SchedulerOutput:
+        start_s = time.perf_counter()
+        output = super().schedule(now)
+        self.schedule_s += time.perf_counter() - start_s
+        self.num_iterations += bool(output.scheduled)
+        kv = self._kv
+        num_parked = kv.num_parked_blocks(Tier.HOST)
+        self.peak_blocks = max(self.peak_blocks, kv.num_blocks - kv.num_free_blocks + num_parked)
+        if self._pool.waiting:
+            self.backlog_tokens, self.backlog_ended_s = self._num_tokens, now
+        return output
+
+    def cost(self, start_s: float, end_s: float) -> Cost:
+        """What a run from then to then took."""
+        report = self.report()
+        return Cost(
+            wall_s=end_s - start_s,
+            stall_s=report.stall_s,
+            peak_blocks=self.peak_blocks,
+            swapped_bytes=report.swapped_out_bytes + report.swapped_in_bytes,
+            num_preemptions=report.num_preemptions,
+            num_recomputed_tokens=report.num_recomputed_tokens,
+            num_iterations=self.num_iterations,
+            schedule_s=self.schedule_s,
+            backlog_tokens=self.backlog_tokens,
+            backlog_s=self.backlog_ended_s - start_s,
+        )
+
+
+def settings_for(memory: Memory, scheduling: Scheduling) -> EngineSettings:
+    parking = ParkingSettings(host_bytes=HOST_BYTES, max_bytes_per_s=memory.link_bytes_per_s)
+    worker = WorkerSettings(
+        model="model",
+        source=str(STORIES),
+        cache_dir=Path(),
+        dtype="float32",
+        max_model_len=CONTEXT,
+        kv_cache_bytes=memory.num_blocks * BLOCK_BYTES,
+        block_size=BLOCK_SIZE,
+        num_threads=1,
+        parking=parking,
+    )
+    config = SchedulerConfig(
+        max_num_seqs=memory.max_num_seqs,
+        max_num_batched_tokens=CONTEXT,
+        max_num_waiting=10**6,
+        max_model_len=CONTEXT,
+        policy=scheduling.policy,
+        swap=scheduling.swap,
+        preemption=scheduling.preemption,
+    )
+    return EngineSettings(worker=worker, scheduler=config, prefix_cache=False)
+
+
+def measure_profile(memory: Memory) -> Profile:
+    """The times that all policies go by."""
+    settings = settings_for(memory, Scheduling(PolicyConfig()))
+    executor = load_whole(settings.worker)
+    profile = take_profile(settings, executor, FULL)
+    executor.close()
+    return profile
+
+
+class Bench:
+    """Serves requests of given lengths, each time on a new engine; ``is_virtual`` simulates."""
+
+    def __init__(self, profile: Profile, is_virtual: bool) -> None:
+        self._profile = profile
+        self._is_virtual = is_virtual
+
+    def run(
+        self, memory: Memory, scheduling: Scheduling, lengths: Lengths, arrivals_s: list[float]
+    ) -> tuple[list[Served], Cost]:
+        """Requests are named by their numbers, and hints are the same in every run."""
+        settings = settings_for(memory, scheduling)
+        clock, executor = self._device(settings, memory)
+        kv = KVCacheManager(memory.num_blocks, BLOCK_SIZE, False, executor.space)
+        scheduler = WatchedScheduler(settings.scheduler, kv, frozenset(), profile=self._profile)
+        ends = HiddenEnds([output for _, output in lengths])
+        engine = Engine(scheduler, executor, ends, clock)
+        requests = list(make_open_requests(lengths, scheduling.hint_sigma))
+        gc.collect()
+        gc.disable()
+        start_s = clock.now()
+        served = serve(engine, requests, arrivals_s, clock)
+        gc.enable()
+        engine.close()
+        return served, scheduler.cost(start_s, clock.now())
+
+    def _device(self, settings: EngineSettings, memory: Memory) -> tuple[Clock, Executor]:
+        if not self._is_virtual:
+            return MonotonicClock(), load_whole(settings.worker)
+        clock = VirtualClock()
+        space = ParkingSpace(HOST_BYTES // BLOCK_BYTES, 0, BLOCK_BYTES)
+        return clock, ProfiledExecutor(self._profile, clock, space, memory.link_bytes_per_s)
+
+
+def make_open_requests(lengths: Lengths, hint_sigma: float | None) -> Iterator[GenerationRequest]:
+    """Requests that ask for all of the context, perhaps with a guess that is lognormally wrong."""
+    rng = random.Random(0)
+    for request, (num_prompt, num_output) in zip(make_requests(lengths), lengths, strict=True):
+        sampling = replace(request.sampling, max_tokens=CONTEXT - num_prompt)
+        hint = None
+        if hint_sigma is not None:
+            hint = max(1, round(num_output * rng.lognormvariate(0.0, hint_sigma)))
+        yield replace(request, sampling=sampling, expected_tokens=hint)
