@@ -12,7 +12,7 @@ from fabric.scheduler.output import SchedulerOutput, SequenceUpdate
 from fabric.scheduler.policies import PolicyConfig
 from fabric.scheduler.scheduler import Scheduler
 
-_COPY_WAIT_S = 0.05
+_COPY_WAIT_S = 0.005
 
 
 class Engine:

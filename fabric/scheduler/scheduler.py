@@ -1,6 +1,7 @@
 """What to compute in each iteration, and what becomes of the tokens that it gives."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from fabric.core.errors import (
     DeadlineExceeded,
@@ -261,19 +262,32 @@ class Scheduler:
             self._pool.abort(request, now, error, FinishReason.DEADLINE)
 
     def _plan_sequences(self, plan: StepPlan, chosen: list[SequenceState]) -> None:
-        """Plan the chosen sequences, decodes before prompts."""
-        prefills = []
+        """Plan the chosen sequences, decodes before prompts.
+
+        Under a preemptive policy nobody takes tokens from those of a better priority.
+        """
+        classes: Iterable[Sequence[SequenceState]] = (chosen,)
+        if chosen and self._pool.policy.is_preemptive:
+            classes = (tuple(sequences) for _, sequences in groupby(chosen, _priority_of))
         num_decodes = -(-len(chosen) // self._config.num_batches)
-        for sequence in chosen:
+        for sequences in classes:
+            num_decodes = self._plan_class(plan, sequences, num_decodes)
+
+    def _plan_class(
+        self, plan: StepPlan, sequences: Sequence[SequenceState], num_decodes: int
+    ) -> int:
+        prefills = []
+        for sequence in sequences:
             num_left = sequence.num_left
             if num_left > 1:
                 prefills.append(sequence)
-            elif num_left and num_decodes and sequence.status is SequenceStatus.RUNNING:
+            elif num_left and plan.budget and num_decodes and _is_running(sequence):
                 num_decodes -= 1
                 self._plan_tokens(plan, sequence, 1)
         for sequence in prefills:
-            if plan.budget and sequence.status is SequenceStatus.RUNNING:
+            if plan.budget and _is_running(sequence):
                 self._plan_tokens(plan, sequence, min(sequence.num_left, plan.budget))
+        return num_decodes
 
     def _plan_tokens(self, plan: StepPlan, sequence: SequenceState, num_new_tokens: int) -> None:
         """Find room for a running sequence's next tokens, at the cost of others if need be."""
@@ -340,3 +354,11 @@ class Scheduler:
             reason,
             match,
         )
+
+
+def _priority_of(sequence: SequenceState) -> int:
+    return sequence.request.source.priority
+
+
+def _is_running(sequence: SequenceState) -> bool:
+    return sequence.status is SequenceStatus.RUNNING

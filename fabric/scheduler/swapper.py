@@ -137,11 +137,14 @@ class Swapper:
         if self._stalled_since_s is not None:
             self.stall_s += now - self._stalled_since_s
             self._stalled_since_s = None
-        if plan or self._pool.running or not self._pool.requests:
+        if plan or not self._pool.requests:
+            return
+        running = self._pool.running
+        if any(s.num_scheduled_tokens > s.num_computed_tokens for s in running):
             return
         if self._under_way:
             self._stalled_since_s = now
-        elif not self._kv.park_idle():
+        elif not running and not self._kv.park_idle():
             self._give_up_one(now)
 
     def _give_up_one(self, now: float) -> None:

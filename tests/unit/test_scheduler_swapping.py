@@ -141,6 +141,19 @@ def test_a_request_of_higher_priority_takes_the_blocks_of_one_that_runs():
     assert world.ends["low"].timing.recomputed_tokens == 0
 
 
+def test_a_request_of_higher_priority_takes_the_tokens_of_those_that_run():
+    world = World(max_num_seqs=4, max_num_batched_tokens=4)
+    world.scheduler.set_policy(PolicyConfig(name="priority"), 0.0)
+    for name in "abc":
+        world.add(name, 1, priority=1, max_tokens=20)
+    world.step()
+    world.add("high", 12, priority=0, max_tokens=3)
+    for _ in range(3):
+        output = world.step()
+        assert [item.key for item in output.scheduled] == [world.key_of("high")]
+    assert len(world.step().scheduled) == 4
+
+
 def test_swapping_is_chosen_where_the_link_is_fast_and_recomputing_where_it_is_slow():
     for seconds_per_byte, swaps in ((1e-9, True), (10.0, False)):
         world = World(num_blocks=7, num_slots=(64, 0), prefix_cache=False)
