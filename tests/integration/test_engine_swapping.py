@@ -18,6 +18,7 @@ from tests.integration.test_engine_exactness import alone as alone
 
 MIB = 2**20
 NUM_SHORT = 10
+NUM_PROMPTS = 8
 TIERS = {
     "host": {"host_bytes": 64 * MIB},
     "disk": {"disk_bytes": 64 * MIB},
@@ -69,12 +70,12 @@ def test_swapping_everything_at_every_step_changes_no_token(
 ) -> None:
     build = lambda parking: stories(stories_path, parking, prefix_cache=prefix_cache)  # noqa: E731
     with engine_with(TIERS[tier], build) as built:
-        results = swap_at_every_step(built, requests(built, STORIES_PROMPTS))
-        assert tokens(results) == alone
+        results = swap_at_every_step(built, requests(built, STORIES_PROMPTS[:NUM_PROMPTS]))
+        assert tokens(results) == {name: alone[name] for name in results}
         report = built.scheduler.report()
         assert report.num_recomputed_tokens == 0
         assert report.swapped_in_bytes > 0
-        assert report.num_preemptions >= 20 * 60
+        assert report.num_preemptions >= NUM_PROMPTS * 60
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -101,8 +102,16 @@ def short(request: GenerationRequest) -> GenerationRequest:
     return replace(request, sampling=replace(request.sampling, max_tokens=NUM_SHORT))
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "mlfq", "srw"])
-@pytest.mark.parametrize("swap", ["proactive", "on_demand", "blocking"])
+@pytest.mark.parametrize(
+    ("policy", "swap"),
+    [
+        ("fcfs", "on_demand"),
+        ("fcfs", "blocking"),
+        ("mlfq", "proactive"),
+        ("mlfq", "blocking"),
+        ("srw", "proactive"),
+    ],
+)
 def test_a_device_too_small_for_its_load_swaps_and_gives_the_same_tokens(
     stories_path: Path, alone: dict[str, list[int]], policy: str, swap: str
 ) -> None:
