@@ -11,9 +11,9 @@ from fabric.kv.prefix import PrefixChain
 class ContiguousKVManager(KVCacheManager):
     """Stands in for paging in comparisons: nothing is shared, cached or parked.
 
-    The first ``allocate`` of a sequence takes the run that it has for good, so the policy must
-    reserve what it will need (:mod:`fabric.scheduler.reservations`); one that outgrows its run
-    has to be recomputed in a larger one. A reservation beyond the largest run is cut to it.
+    The first ``allocate`` of a sequence takes the run that it has for good: it works only under
+    policies that reserve all that a sequence can need (:mod:`fabric.scheduler.reservations`). A
+    reservation beyond the largest run is cut to it.
 
     Source: vLLM (Kwon et al., SOSP 2023), section 6.1, the Orca baselines; Orca (Yu et al.,
     OSDI 2022), section 4.2.

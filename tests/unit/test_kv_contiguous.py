@@ -8,6 +8,8 @@ from fabric.kv.manager import Allocation
 from fabric.kv.prefix import PrefixChain, root_hash
 from fabric.scheduler.request import RequestState, SequenceState
 from fabric.scheduler.reservations import ReserveMax, ReserveOracle, ReservePow2
+from fabric.scheduler.scheduler import Scheduler, SchedulerConfig
+from tests.unit.scheduling_world import ModelledWorker, expected_output
 
 
 def chain(num_tokens: int) -> PrefixChain:
@@ -77,3 +79,30 @@ def test_reservations_differ_in_what_is_known_of_the_output(policy, expected):
     request = RequestState(GenerationRequest("r", "model", tuple(range(10)), sampling), 1, 0.0)
     sequence = SequenceState(1, 0, request, list(range(10)), chain(10))
     assert policy.num_reserved_tokens(sequence) == expected
+
+
+@pytest.mark.parametrize("policy", [ReserveMax(44), ReservePow2(44), ReserveOracle(44)])
+def test_contiguous_memory_gives_every_request_its_own_tokens(policy):
+    kv, worker = ContiguousKVManager(27, 4), ModelledWorker(4)
+    scheduler = Scheduler(
+        SchedulerConfig(max_num_seqs=8, max_model_len=44), kv, frozenset(), policy
+    )
+    sampling = [SamplingParams(max_tokens=2 + number, ignore_eos=True) for number in range(20)]
+    requests = {
+        str(number): GenerationRequest(
+            str(number), "model", tuple(range(number, 2 * number + 1)), s
+        )
+        for number, s in enumerate(sampling)
+    }
+    for request in requests.values():
+        scheduler.add(request, 0.0)
+    tokens: dict[str, list[int]] = {name: [] for name in requests}
+    while scheduler.has_work:
+        output = scheduler.schedule(0.0)
+        for update in scheduler.update_from_output(output, worker.execute(output), 0.0):
+            tokens[update.request_id] += update.token_ids
+        scheduler.take_ended()
+        kv.check_invariants()
+    assert tokens == {name: expected_output(request, 0) for name, request in requests.items()}
+    assert kv.num_free_blocks == 27
+    assert scheduler.report().num_preemptions == 0
