@@ -32,7 +32,7 @@ SEED = 1
 POLICIES = ("request_level", "paged")
 BATCHES = (4, 8, 16, 32)
 NUM_BATCHES = 200
-NUM_TIMED_BATCHES = 8
+NUM_TIMED_BATCHES = 6
 # Lengths are divided so that outputs are about 15 tokens in the mean; ratios hardly change.
 COUNTED = {"azure_conv": 16, "azure_code": 2, "heavy_tail": 8, "equal": 4}
 TIMED = {"azure_conv": 16, "azure_code": 8, "heavy_tail": 8, "equal": 4}

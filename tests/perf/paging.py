@@ -192,10 +192,11 @@ def compare_rates(kind: str, num_rounds: int) -> dict[str, float]:
         rounds.append(find_rates(RATED[kind], SEED + number, clock))
     figures = {}
     for name in RATED[kind]:
-        ratios = [rates["paged"] / rates[name] for rates in rounds]
         figures[f"{kind}_{name}_per_s"] = statistics.median(rates[name] for rates in rounds)
-        figures[f"{kind}_paged_by_{name}"] = statistics.median(ratios)
-        figures[f"{kind}_paged_by_{name}_min"] = min(ratios)
+        if name != "paged":
+            ratios = [rates["paged"] / rates[name] for rates in rounds]
+            figures[f"{kind}_paged_by_{name}"] = statistics.median(ratios)
+            figures[f"{kind}_paged_by_{name}_min"] = min(ratios)
     return figures
 
 
