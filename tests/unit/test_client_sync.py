@@ -5,8 +5,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fabric.client import Client, Completed, InvalidRequest, RequestCancelled, Started
-from tests.unit.fake_router import HANG, STARTED, TWO_TOKENS, delta, serving_in_thread
+from fabric.client import (
+    Client,
+    Completed,
+    InvalidRequest,
+    PolicyChange,
+    RequestCancelled,
+    Started,
+)
+from tests.unit.fake_router import (
+    EXPLANATION,
+    HANG,
+    STARTED,
+    TWO_TOKENS,
+    delta,
+    serving_in_thread,
+)
 
 
 @pytest.fixture
@@ -28,6 +42,8 @@ def test_calls_return_what_the_async_client_returns(client):
     assert client.models() == (client.model("tiny"),)
     assert client.status().num_inflight == 3
     assert client.drain("left").drained
+    assert client.explain("left", limit=5) == EXPLANATION
+    assert client.set_policy("srw", "left") == (PolicyChange("left", "fcfs", "srw"),)
     assert client.health()
 
 

@@ -23,8 +23,8 @@ from fabric.core.request import (
     TokenLogprob,
     Usage,
 )
-from fabric.core.status import RequestPhase, RequestStatus
 from fabric.core.sampling import GenerationDefaults, RequestLimits, SamplingParams
+from fabric.core.status import RequestPhase, RequestStatus
 from fabric.rpc.codec import Codec
 from fabric.rpc.failures import error_of, failure_of
 from fabric.rpc.frames import (
