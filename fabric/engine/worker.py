@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fabric.core.errors import ConfigError, GroupError
+from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
@@ -136,8 +136,7 @@ class Worker:
 
     def move(self, orders: BlockOrders) -> None:
         """Poison blocks and begin transfers; copies go on beside the iterations that follow."""
-        if self._mover is None:
-            raise GroupError("a worker that has allocated nothing can move nothing")
+        assert self._mover is not None, "allocate comes first"
         self._mover.move(orders)
 
     def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
