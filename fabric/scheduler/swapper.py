@@ -100,7 +100,7 @@ class Swapper:
 
     def preempt(self, victim: SequenceState, cause: str, now: float) -> None:
         """Preempt a running sequence the cheaper way; its blocks are free now or after a copy."""
-        victim.request.last_preemption = f"{cause}; its KV was moved to {self._tier}"
+        victim.request.last_preemption = f"{cause}; its KV was parked"
         if not self._should_swap(victim) or not self._pool.park(victim, now):
             self._pool.recompute(victim, now)
             victim.request.last_preemption = f"{cause}; its KV was dropped"
@@ -172,7 +172,7 @@ class Swapper:
             num_own = self._kv.num_own_blocks(victim.key)
             if not self._should_swap(victim) or not self._pool.park(victim, now):
                 return
-            victim.request.last_preemption = f"room for arrivals; its KV was moved to {self._tier}"
+            victim.request.last_preemption = "room for arrivals; its KV was parked"
             num_blocks -= num_own
 
     def _fetch_ahead(self, num_spare: int, now: float) -> None:

@@ -52,7 +52,7 @@ def swap_at_every_step(
         num_steps += 1
         for output in outputs:
             results[output.request_id].append(output)
-            # Only those that have got on: else they would go to and fro for ever.
+            # Only those that have got on: the others would never get anywhere.
             built.scheduler.preempt(output.request_id, swap=True)
         for name in [name for name, step in (cancelled or {}).items() if step == num_steps]:
             built.engine.cancel(name)

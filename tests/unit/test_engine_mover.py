@@ -180,12 +180,12 @@ def test_a_slot_that_is_not_there_is_an_error_and_the_next_transfer_goes_on(star
 
 
 def test_close_ends_threads_and_does_not_sit_out_delays(start: Start) -> None:
+    before = set(threading.enumerate())
     moving = start(delay_s=60.0)
-    names = {thread.name for thread in threading.enumerate()}
-    assert "copy-0" in names
+    assert {thread.name for thread in set(threading.enumerate()) - before} == {"copy-0"}
     for number in (1, 2):
         moving.begin(number, OUT, HOST, [(0, 0)])
     start_s = time.perf_counter()
     moving.mover.close()
     assert time.perf_counter() - start_s < 5.0
-    assert "copy-0" not in {thread.name for thread in threading.enumerate()}
+    assert set(threading.enumerate()) <= before
