@@ -187,8 +187,9 @@ class GangExecutor:
             return
         self._is_closing = True
         for link in self._links.values():
-            with contextlib.suppress(OSError):  # a worker that is gone has ended
-                link.send(End())
+            if self._failure is None:  # else what is parked waits for the next gang
+                with contextlib.suppress(OSError):
+                    link.send(End())
             link.close()
         self._listener.close()
         self._rendezvous.close()
