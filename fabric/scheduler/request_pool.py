@@ -1,7 +1,6 @@
 """All live requests, and the only ways in which their sequences change state."""
 
 from bisect import insort
-from collections.abc import Iterator
 from operator import attrgetter
 
 from fabric.core.errors import RequestError
@@ -28,16 +27,17 @@ class RequestPool:
     """Sequences and their places: on the device, off it, on the way, or nowhere yet.
 
     ``running`` are on the device, in the policy's order; ``waiting`` are those that have no KV
-    and the parked ones; ``moving`` those on their way, by key. ``num_slots`` counts running
-    sequences and those that arrive, siblings that a fork will add included. ``released`` are the
-    keys that the workers are to forget, ``ended`` the requests whose end nobody has taken yet.
+    and the parked ones; ``away`` those whose KV is parked or on its way, by key. ``num_slots``
+    counts running sequences and those that arrive, siblings that a fork will add included.
+    ``released`` are the keys that the workers are to forget, ``ended`` the requests whose end
+    nobody has taken yet.
     """
 
     def __init__(self, kv: KVCacheManager, policy: Policy) -> None:
         self.policy = policy
         self.running: list[SequenceState] = []
         self.waiting = WaitingQueue()
-        self.moving: dict[int, SequenceState] = {}
+        self.away: dict[int, SequenceState] = {}
         self.deadlines = DeadlineQueue()
         self.pace = Pace()
         self.requests: dict[str, RequestState] = {}
@@ -151,11 +151,6 @@ class RequestPool:
         for sequence in self.sequences.values():
             self.rerank(sequence, policy.enroll(sequence, now))
 
-    def swapped(self) -> Iterator[SequenceState]:
-        """The sequences whose KV is off the device or on its way."""
-        yield from self.moving.values()
-        yield from (s for s in self.waiting if s.status is SequenceStatus.PARKED)
-
     def finish(self, sequence: SequenceState, now: float) -> None:
         """End a sequence by itself, and its request if it was the last."""
         request = sequence.request
@@ -190,9 +185,8 @@ class RequestPool:
             self.running.remove(sequence)
         elif sequence.ticket:
             self.waiting.remove(sequence)
-        else:
-            self.moving.pop(sequence.key, None)
         if before in _IS_AWAY:
+            del self.away[sequence.key]
             sequence.request.swapped_s += now - sequence.since_s
         self.num_slots += sequence.num_samples * (_HAS_SLOT[status] - _HAS_SLOT[before])
         sequence.status = status
@@ -201,8 +195,8 @@ class RequestPool:
             insort(self.running, sequence, key=_BY_RANK)
         elif status in _WAITS:
             self.waiting.push(sequence)
-        elif status is not SequenceStatus.FINISHED:
-            self.moving[sequence.key] = sequence
+        if status in _IS_AWAY:
+            self.away[sequence.key] = sequence
 
     def _count_preemption(self, sequence: SequenceState) -> None:
         if sequence.status is SequenceStatus.RUNNING:

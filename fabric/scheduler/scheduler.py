@@ -233,7 +233,7 @@ class Scheduler:
         """The load at this moment; a request with any running sequence counts as running."""
         pool, kv, moved = self._pool, self._kv, self._swapper.bytes_moved
         running = {sequence.request.number for sequence in pool.running}
-        swapped = {sequence.request.number for sequence in pool.swapped()} - running
+        swapped = {sequence.request.number for sequence in pool.away.values()} - running
         return LoadReport(
             num_running=len(running),
             num_waiting=len(pool.requests) - len(running) - len(swapped),

@@ -149,7 +149,7 @@ class Swapper:
 
     def _give_up_one(self, now: float) -> None:
         """Take the blocks of a parked sequence, if nothing else lets anyone run."""
-        parked = [s for s in self._pool.waiting if s.status is SequenceStatus.PARKED]
+        parked = [s for s in self._pool.away.values() if s.status is SequenceStatus.PARKED]
         if parked:
             self._pool.recompute(max(parked, key=lambda sequence: sequence.rank), now)
         elif head := self._pool.waiting.peek():
@@ -177,7 +177,7 @@ class Swapper:
 
     def _fetch_ahead(self, num_spare: int, now: float) -> None:
         next_run_s = self._pool.policy.next_run_s
-        parked = [s for s in self._pool.waiting if s.status is SequenceStatus.PARKED]
+        parked = [s for s in self._pool.away.values() if s.status is SequenceStatus.PARKED]
         if parked:
             best = min(parked, key=lambda sequence: (next_run_s(sequence, now), sequence.rank))
             self._pool.fetch(best, len(best.tokens), num_spare, now)

@@ -1,6 +1,5 @@
 """The two queues of a scheduler: who waits to run, and whose deadline comes next."""
 
-from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
 from fabric.scheduler.request import RequestState, SequenceState
@@ -20,10 +19,6 @@ class WaitingQueue:
 
     def __len__(self) -> int:
         return self._num_waiting
-
-    def __iter__(self) -> Iterator[SequenceState]:
-        """The sequences in no order."""
-        return (sequence for _, ticket, sequence in self._heap if sequence.ticket == ticket)
 
     def push(self, sequence: SequenceState) -> None:
         """Add a sequence at the place of its rank."""
