@@ -178,16 +178,23 @@ class Swapper:
     def _fetch_ahead(self, num_spare: int, now: float) -> None:
         next_run_s = self._pool.policy.next_run_s
         parked = [s for s in self._pool.away.values() if s.status is SequenceStatus.PARKED]
-        if parked:
-            best = min(parked, key=lambda sequence: (next_run_s(sequence, now), sequence.rank))
-            self._pool.fetch(best, len(best.tokens), num_spare, now)
+        if not parked:
+            return
+        best = min(parked, key=lambda sequence: (next_run_s(sequence, now), sequence.rank))
+        head = self._pool.waiting.peek()
+        if head is not None and head is not best:
+            # It may gather blocks already, one departure after another: they are not spare.
+            num_spare += self._kv.num_blocks_for(len(head.tokens))
+        self._pool.fetch(best, len(best.tokens), num_spare, now)
 
     def _should_swap(self, victim: SequenceState) -> bool:
         if not self._has_tiers or not victim.num_computed_tokens:
             return False
         if self._config.preemption != "auto":
             return self._config.preemption == "swap"
-        return self._round_trip_s(victim) <= self._profile.prefill_s(victim.num_computed_tokens)
+        # A copy keeps the victim waiting, a recomputation all that run.
+        recompute_s = self._profile.prefill_s(victim.num_computed_tokens)
+        return self._round_trip_s(victim) <= recompute_s * len(self._pool.running)
 
     def _round_trip_s(self, sequence: SequenceState) -> float:
         """Seconds until a sequence's blocks are free, and to have them back."""

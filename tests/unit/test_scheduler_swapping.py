@@ -168,6 +168,37 @@ def test_swapping_is_chosen_where_the_link_is_fast_and_recomputing_where_it_is_s
         assert (report.num_recomputed_tokens > 0) == (not swaps)
 
 
+@pytest.mark.parametrize(("num_requests", "swaps"), [(2, False), (8, True)])
+def test_a_slow_link_is_used_where_recomputing_would_hold_many_up(num_requests, swaps):
+    world = World(num_blocks=3 * num_requests + 1, num_slots=(64, 0), prefix_cache=False)
+    # A round trip takes about three times as long as computing a sequence again.
+    world.scheduler._swapper.speeds.copy_s = lambda tier, direction, size: size * 1.25e-4
+    for i in range(num_requests):
+        world.add(str(i), 11, max_tokens=9)
+    while not world.scheduler.report().num_preemptions:
+        world.step()
+    assert bool(world.scheduler.report().num_swapped) == swaps
+    world.run()
+
+
+def test_blocks_that_the_first_in_line_gathers_are_not_used_to_fetch_others_ahead():
+    world = World(num_blocks=8, num_slots=(64, 0), preemption="swap", swap="proactive")
+    world.scheduler.set_policy(PolicyConfig(name="priority"), 0.0)
+    world.add("small", 3, priority=2, max_tokens=9)
+    world.step()
+    world.add("first", 9, priority=0, max_tokens=3)
+    world.add("big", 25, priority=1)
+    world.scheduler.preempt("small", swap=True)
+    phases = []
+    while "first" not in world.ends:
+        world.step()
+        statuses = world.scheduler.explain(world.now)
+        phases.extend(s.phase for s in statuses if s.request_id == "small")
+    assert set(phases[1:]) == {RequestPhase.SWAPPED}
+    world.run()
+    assert list(world.ends) == ["first", "big", "small"]
+
+
 def test_the_policy_can_be_changed_while_requests_run_wait_and_are_parked():
     world = World(num_blocks=12, num_slots=(64, 0), copies=WhenItLikes(3, 0.0), max_num_seqs=2)
     requests = {
