@@ -1,5 +1,7 @@
 """Greedy tokens stay the same when all KV leaves the device after every iteration."""
 
+import functools
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from fabric.core.request import GenerationRequest
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import Generated
 from fabric.engine.settings import ParkingSettings
+from fabric.kv.transfer import Tier
 from fabric.scheduler.policies import PolicyConfig
 from tests.integration.test_engine_exactness import STORIES_PROMPTS, requests, settings, tokens
 from tests.integration.test_engine_exactness import alone as alone
@@ -40,7 +43,10 @@ def engine_with(
 
 
 def swap_at_every_step(
-    built: BuiltEngine, wanted: list[GenerationRequest], cancelled: dict[str, int] | None = None
+    built: BuiltEngine,
+    wanted: list[GenerationRequest],
+    cancelled: dict[str, int] | None = None,
+    after_step: Callable[[], object] = list,
 ) -> dict[str, Generated]:
     """Run requests; all that run are swapped out after every iteration, some end in the middle."""
     results = {request.request_id: Generated() for request in wanted}
@@ -49,6 +55,7 @@ def swap_at_every_step(
     num_steps = 0
     while built.engine.has_work:
         outputs = built.engine.step()
+        after_step()
         num_steps += 1
         for output in outputs:
             results[output.request_id].append(output)
@@ -100,6 +107,25 @@ def test_copies_that_take_50_ms_and_requests_that_end_meanwhile_change_no_other_
 
 def short(request: GenerationRequest) -> GenerationRequest:
     return replace(request, sampling=replace(request.sampling, max_tokens=NUM_SHORT))
+
+
+def test_blocks_that_the_disk_has_changed_are_computed_again(
+    stories_path: Path, alone: dict[str, list[int]]
+) -> None:
+    built = stories(stories_path, ParkingSettings(disk_bytes=64 * MIB))
+    disk = built.engine._executor._worker._tiers[Tier.DISK]  # type: ignore[attr-defined]
+    wanted = [short(request) for request in requests(built, STORIES_PROMPTS[:NUM_PROMPTS])]
+    # Not through O_DIRECT, which asks for aligned memory.
+    with open(f"/proc/self/fd/{disk.fileno}", "r+b", buffering=0) as file:
+        harm = functools.partial(os.pwrite, file.fileno(), bytes(4096), 0)
+        results = swap_at_every_step(built, wanted, after_step=harm)
+    for name, result in results.items():
+        assert result.sequences[0].token_ids == alone[name][:NUM_SHORT]
+    report = built.scheduler.report()
+    assert report.num_failed_transfers > 0
+    assert report.num_recomputed_tokens > 0
+    assert report.num_free_blocks == report.num_blocks
+    built.engine.close()
 
 
 @pytest.mark.parametrize(
