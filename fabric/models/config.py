@@ -7,7 +7,8 @@ from fabric.core.errors import CheckpointError
 from fabric.models.rope_config import RopeConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
-GGUF_ARCHITECTURES = {"llama": "LlamaForCausalLM"}
+GGUF_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+WITH_QKV_BIAS = ("Qwen2ForCausalLM",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class ModelConfig:
     max_position_embeddings: int
     tie_word_embeddings: bool
     dtype: str
+
+    @property
+    def has_qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases, which no configuration file says."""
+        return self.architecture in WITH_QKV_BIAS
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -119,7 +125,7 @@ def hf_architecture(raw: Mapping[str, object]) -> str:
 
 
 def _refuse_unsupported(raw: Mapping[str, object]) -> None:
-    for key in ("attention_bias", "mlp_bias", "quantization_config"):
+    for key in ("attention_bias", "mlp_bias", "quantization_config", "use_sliding_window"):
         if raw.get(key):
             raise CheckpointError(f"config.json: {key} = {raw[key]!r} is not supported")
     if raw.get("partial_rotary_factor", 1.0) != 1.0:

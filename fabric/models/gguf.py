@@ -32,7 +32,7 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+_LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 
 class GgufCheckpoint:
@@ -71,8 +71,10 @@ class GgufCheckpoint:
     def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
         """See Checkpoint; whole rows are decoded, and columns cut from them.
 
-        Query and key rows must be those of whole heads.
+        Query and key rows must be those of whole heads. Vectors are small and decoded whole.
         """
+        if len(self.shape(name)) == 1:
+            return self._decode(self._tensors[name], name, ALL)[rows]
         weight = self._decode(self._tensors[name], name, rows)
         if self._arch == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             weight = self._restore_rows(weight, name, rows)
@@ -129,7 +131,7 @@ def hugging_face_name(name: str) -> str:
     """A GGUF tensor's name in Hugging Face checkpoints; unknown names stay."""
     match = _LAYER.fullmatch(name)
     if match and match[2] in _LAYER_NAMES:
-        return f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}.weight"
+        return f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}.{match[3]}"
     return _NAMES.get(name, name)
 
 

@@ -15,14 +15,22 @@ from kernels.ops import Backend
 class ColumnParallelLinear:
     """Computes this rank's output features; layers with the same input may be stacked in one."""
 
-    def __init__(self, backend: Backend, weight: Tensor) -> None:
-        """Pack this rank's rows of the weight, ``[local_out_features, in_features]``."""
+    def __init__(self, backend: Backend, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Pack this rank's rows of the weight, ``[local_out_features, in_features]``.
+
+        Args:
+            backend: Packs, and computes.
+            weight: See above.
+            bias: ``[local_out_features]``; None: none.
+        """
         self._backend = backend
         self._weight = backend.pack_linear(weight)
+        self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[num_tokens, in_features]`` to ``[num_tokens, local_out_features]``."""
-        return self._backend.linear(x, self._weight)
+        out = self._backend.linear(x, self._weight)
+        return out if self._bias is None else out.add_(self._bias)
 
 
 class RowParallelLinear:

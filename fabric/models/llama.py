@@ -1,6 +1,7 @@
-"""The Llama family: LLaMA, Llama 2 and 3, SmolLM2, and whatever has their shape.
+"""The Llama family: LLaMA, Llama 2 and 3, SmolLM2, Qwen2, and whatever has their shape.
 
-Source: Touvron et al., 2023 (LLaMA; Llama 2); grouped queries: Ainslie et al., EMNLP 2023.
+Source: Touvron et al., 2023 (LLaMA; Llama 2); grouped queries: Ainslie et al., EMNLP 2023;
+biases of queries, keys and values: Qwen2 (Yang et al., 2024), section 2.2.
 """
 
 from dataclasses import dataclass
@@ -109,9 +110,10 @@ class LlamaForCausalLM:
             return weights[parameter].read(checkpoint, self._dtype)
 
         backend, group = self._backend, self._group
+        bias = read("qkv_bias") if "qkv_bias" in weights else None
         return LlamaLayer(
             input_norm=read("input_norm"),
-            qkv=ColumnParallelLinear(backend, read("qkv")),
+            qkv=ColumnParallelLinear(backend, read("qkv"), bias),
             output=RowParallelLinear(backend, group, read("output")),
             mlp_norm=read("mlp_norm"),
             gate_up=ColumnParallelLinear(backend, read("gate_up")),

@@ -43,22 +43,14 @@ def _top_weights(config: ModelConfig, shard: Shard) -> dict[str, Weight]:
 
 def _layer_weights(config: ModelConfig, shard: Shard, prefix: str) -> dict[str, Weight]:
     hidden, head_dim = config.hidden_size, config.head_dim
-    query = (config.num_heads * head_dim, hidden)
-    key = (config.num_kv_heads * head_dim, hidden)
+    output = (hidden, config.num_heads * head_dim)
     gate = (config.intermediate_size, hidden)
     heads = _slice(shard.heads(config), head_dim)
-    kv_heads = _slice(shard.kv_heads(config), head_dim)
     features = _slice(shard.intermediate(config))
-    return {
+    weights = {
         "input_norm": Weight.of(WeightPart(prefix + "input_layernorm.weight", (hidden,))),
-        "qkv": Weight.of(
-            WeightPart(prefix + "self_attn.q_proj.weight", query, heads),
-            WeightPart(prefix + "self_attn.k_proj.weight", key, kv_heads),
-            WeightPart(prefix + "self_attn.v_proj.weight", key, kv_heads),
-        ),
-        "output": Weight.of(
-            WeightPart(prefix + "self_attn.o_proj.weight", query[::-1], columns=heads)
-        ),
+        "qkv": _qkv(config, shard, prefix, "weight", (hidden,)),
+        "output": Weight.of(WeightPart(prefix + "self_attn.o_proj.weight", output, columns=heads)),
         "mlp_norm": Weight.of(WeightPart(prefix + "post_attention_layernorm.weight", (hidden,))),
         "gate_up": Weight.of(
             WeightPart(prefix + "mlp.gate_proj.weight", gate, features),
@@ -68,6 +60,25 @@ def _layer_weights(config: ModelConfig, shard: Shard, prefix: str) -> dict[str, 
             WeightPart(prefix + "mlp.down_proj.weight", gate[::-1], columns=features)
         ),
     }
+    if config.has_qkv_bias:
+        weights["qkv_bias"] = _qkv(config, shard, prefix, "bias", ())
+    return weights
+
+
+def _qkv(
+    config: ModelConfig, shard: Shard, prefix: str, kind: str, columns: tuple[int, ...]
+) -> Weight:
+    """The weights or biases of a rank's queries, keys and values, one below the other."""
+    head_dim = config.head_dim
+    query = (config.num_heads * head_dim, *columns)
+    key = (config.num_kv_heads * head_dim, *columns)
+    heads = _slice(shard.heads(config), head_dim)
+    kv_heads = _slice(shard.kv_heads(config), head_dim)
+    return Weight.of(
+        WeightPart(f"{prefix}self_attn.q_proj.{kind}", query, heads),
+        WeightPart(f"{prefix}self_attn.k_proj.{kind}", key, kv_heads),
+        WeightPart(f"{prefix}self_attn.v_proj.{kind}", key, kv_heads),
+    )
 
 
 def _slice(indices: range, size: int = 1) -> slice:

@@ -16,6 +16,7 @@ from fabric.models.checkpoint import Checkpoint, SafetensorsCheckpoint
 from fabric.models.config import GGUF_ARCHITECTURES, ModelConfig, hf_architecture
 from fabric.models.generation import generation_defaults
 from fabric.models.gguf import GgufCheckpoint
+from fabric.models.gguf_tokenizer import gguf_special_ids
 from fabric.models.model import CausalModel, RankPart
 from fabric.models.progress import Progress
 from fabric.models.registry import build_model, check_architecture
@@ -117,6 +118,7 @@ def load_model(
         CheckpointError: The files are malformed, or don't fit a supported model.
         ConfigError: ``max_model_len`` is more than the model was made for, or the model can't be
             cut for that place.
+        SourceError: The tokenizer is missing or malformed.
     """
     opened = _open_gguf(local.path) if local.format == "gguf" else _open_folder(local.path)
     try:
@@ -159,8 +161,8 @@ def _open_gguf(path: Path) -> _Opened:
     check_architecture(GGUF_ARCHITECTURES.get(arch, arch))
     is_tied = "lm_head.weight" not in checkpoint.names()
     config = ModelConfig.from_gguf(metadata, is_tied, checkpoint.rope_factors)
-    eos = [metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot")]
-    return _Opened(checkpoint, config, generation_defaults({}, eos))
+    _, ends = gguf_special_ids(metadata)
+    return _Opened(checkpoint, config, generation_defaults({}, ends))
 
 
 def _checked_length(asked: int | None, config: ModelConfig) -> int:

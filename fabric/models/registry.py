@@ -8,7 +8,8 @@ from fabric.models.llama import LlamaForCausalLM
 from fabric.models.model import CausalModel, RankPart
 from kernels.ops import Backend
 
-ARCHITECTURES = {"LlamaForCausalLM": LlamaForCausalLM}
+# What tells them apart is in their configuration and their weights.
+ARCHITECTURES = {"LlamaForCausalLM": LlamaForCausalLM, "Qwen2ForCausalLM": LlamaForCausalLM}
 
 
 def check_architecture(architecture: str) -> None:

@@ -65,6 +65,7 @@ def test_rope_scaling_accepts_the_key_type():
         ({"rms_norm_eps": -1}, "rms_norm_eps"),
         ({"torch_dtype": "int8"}, "int8"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
     ],
 )
 def test_what_cannot_be_run_is_refused_by_name(change: dict[str, object], named: str):

@@ -13,7 +13,7 @@ from fabric.models.loader import load_model
 from fabric.models.progress import NoProgress
 from fabric.models.sources import LocalModel
 from kernels.reference import ReferenceBackend
-from tests.unit.tiny_models import TINY, OneSequence, random_tensors, save_folder
+from tests.unit.tiny_models import TINY, TINY_QWEN2, OneSequence, random_tensors, save_folder
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -56,7 +56,8 @@ def permuted(weight: torch.Tensor, num_heads: int) -> np.ndarray:
 
 
 def write_model(path: Path, raw: dict[str, object], tensors: dict[str, torch.Tensor]) -> None:
-    writer = GGUFWriter(path, "llama")
+    arch = str(raw["model_type"])
+    writer = GGUFWriter(path, arch)
     writer.add_block_count(raw["num_hidden_layers"])
     writer.add_context_length(raw["max_position_embeddings"])
     writer.add_embedding_length(raw["hidden_size"])
@@ -64,13 +65,14 @@ def write_model(path: Path, raw: dict[str, object], tensors: dict[str, torch.Ten
     writer.add_head_count(raw["num_attention_heads"])
     writer.add_head_count_kv(raw["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(raw["rms_norm_eps"])
-    writer.add_vocab_size(raw["vocab_size"])
+    writer.add_rope_freq_base(raw["rope_theta"])
+    writer.add_token_list([f"<{token}>" for token in range(raw["vocab_size"])])
     writer.add_eos_token_id(2)
     heads = {"q_proj": raw["num_attention_heads"], "k_proj": raw["num_key_value_heads"]}
     for name, tensor in tensors.items():
         data = tensor.numpy()
         for part, num_heads in heads.items():
-            data = permuted(tensor, num_heads) if part in name else data
+            data = permuted(tensor, num_heads) if part in name and arch == "llama" else data
         for theirs, ours in NAMES.items():
             name = name.replace(theirs, ours)
         writer.add_tensor(name, data)
@@ -107,8 +109,9 @@ def test_an_unsupported_type_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("is_tied", [False, True])
-def test_a_gguf_model_equals_its_folder(tmp_path: Path, is_tied: bool):
-    raw = TINY | {"tie_word_embeddings": is_tied}
+@pytest.mark.parametrize("family", [TINY, TINY_QWEN2], ids=["Llama", "Qwen2"])
+def test_a_gguf_model_equals_its_folder(tmp_path: Path, family: dict[str, object], is_tied: bool):
+    raw = family | {"tie_word_embeddings": is_tied}
     tensors = random_tensors(ModelConfig.from_hf(raw))
     folder = save_folder(tmp_path / "folder", raw, tensors)
     path = tmp_path / "model.gguf"
@@ -124,9 +127,9 @@ def test_a_gguf_model_equals_its_folder(tmp_path: Path, is_tied: bool):
 
 def test_another_architecture_is_refused_by_name(tmp_path: Path):
     path = tmp_path / "model.gguf"
-    finish(GGUFWriter(path, "qwen2"))
+    finish(GGUFWriter(path, "gemma3"))
     local = LocalModel(path, "gguf", "")
-    with pytest.raises(CheckpointError, match=r"qwen2.*supported: LlamaForCausalLM"):
+    with pytest.raises(CheckpointError, match=r"gemma3.*supported: LlamaForCausalLM"):
         load_model(local, ReferenceBackend(), "auto", None, NoProgress())
 
 

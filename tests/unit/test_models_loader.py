@@ -84,7 +84,9 @@ def test_integer_weights_are_refused(tmp_path: Path, tensors: dict[str, torch.Te
 
 def test_another_architecture_is_refused_with_those_supported(tmp_path: Path):
     save_folder(tmp_path / "model", {"architectures": ["GPT2LMHeadModel"]}, {})
-    with pytest.raises(CheckpointError, match=r"GPT2LMHeadModel.*supported: LlamaForCausalLM"):
+    with pytest.raises(
+        CheckpointError, match=r"GPT2LMHeadModel.*supported: LlamaForCausalLM, Qwen2ForCausalLM"
+    ):
         load(tmp_path / "model")
 
 

@@ -14,7 +14,7 @@ from fabric.models.llama import LlamaForCausalLM
 from fabric.parallel.local import LocalGroup
 from kernels.ops import RaggedBatch
 from tests.unit.thread_ranks import Cut, on_ranks
-from tests.unit.tiny_models import TINY, DictCheckpoint, OneSequence, random_tensors
+from tests.unit.tiny_models import TINY, TINY_QWEN2, DictCheckpoint, OneSequence, random_tensors
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -35,6 +35,9 @@ MODELS: dict[str, dict[str, object]] = {
         "num_hidden_layers": 3,
         "tie_word_embeddings": True,
     },
+    "Qwen2": TINY_QWEN2 | FOUR_LAYERS,
+    "Qwen2's heads": TINY_QWEN2
+    | {"hidden_size": 112, "num_attention_heads": 14, "tie_word_embeddings": True},
 }
 CUTS = [
     ("grouped", Cut(tensor=2)),
@@ -54,6 +57,13 @@ CUTS = [
     ("SmolLM2's heads", Cut(tensor=3)),
     ("SmolLM2's heads", Cut(tensor=9)),
     ("SmolLM2's heads", Cut(3, 2)),
+    ("Qwen2", Cut(tensor=2)),
+    ("Qwen2", Cut(tensor=6)),
+    ("Qwen2", Cut(pipeline=2)),
+    ("Qwen2", Cut(2, 2)),
+    ("Qwen2's heads", Cut(tensor=2)),
+    ("Qwen2's heads", Cut(tensor=14)),
+    ("Qwen2's heads", Cut(2, 2)),
 ]
 
 
@@ -132,9 +142,11 @@ def test_each_layer_reduces_twice_and_the_embedding_once(dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tensor", [2, 6])
-def test_a_token_is_bitwise_the_same_alone_and_in_a_batch(tensor: int, dtype: torch.dtype):
-    config, checkpoint = model("grouped")
+@pytest.mark.parametrize(("name", "tensor"), [("grouped", 2), ("grouped", 6), ("Qwen2", 2)])
+def test_a_token_is_bitwise_the_same_alone_and_in_a_batch(
+    name: str, tensor: int, dtype: torch.dtype
+):
+    config, checkpoint = model(name)
     prompts = [PROMPT, PROMPT[3:], [9], PROMPT[::-1] * 2]
 
     def run(group: LocalGroup) -> tuple[list[Tensor], list[Tensor]]:

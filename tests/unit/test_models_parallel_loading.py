@@ -23,7 +23,7 @@ from fabric.parallel.group import SoloGroup
 from fabric.parallel.local import local_groups
 from kernels.reference import ReferenceBackend
 from tests.unit.test_models_gguf import write_model
-from tests.unit.tiny_models import TINY, DictCheckpoint, random_tensors, save_folder
+from tests.unit.tiny_models import TINY, TINY_QWEN2, DictCheckpoint, random_tensors, save_folder
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -73,8 +73,11 @@ def test_ranks_together_read_each_element_once_but_for_norms(
 
 
 @pytest.mark.parametrize("tensor", [2, 3, 6])
-def test_safetensors_and_gguf_ranges_are_those_of_the_whole_tensors(tmp_path: Path, tensor: int):
-    raw = TINY | {"num_key_value_heads": 6}
+@pytest.mark.parametrize("family", [TINY, TINY_QWEN2], ids=["Llama", "Qwen2"])
+def test_safetensors_and_gguf_ranges_are_those_of_the_whole_tensors(
+    tmp_path: Path, family: dict[str, object], tensor: int
+):
+    raw = family | {"num_key_value_heads": 6}
     config = ModelConfig.from_hf(raw)
     tensors = random_tensors(config)
     folder = save_folder(tmp_path / "folder", raw, tensors)

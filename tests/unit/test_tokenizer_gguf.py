@@ -92,7 +92,7 @@ def test_special_tokens_template_and_ends_come_from_metadata(tmp_path: Path):
     assert (tokenizer.bos_token_id, tokenizer.vocab_size) == (None, len(ALPHABET) + 3)
 
 
-@pytest.mark.parametrize("name", ["default", "gpt-2", "llama-bpe"])
+@pytest.mark.parametrize("name", ["default", "gpt-2", "llama-bpe", "qwen2"])
 def test_other_byte_level_kinds_round_trip(tmp_path: Path, name: str):
     metadata = BYTE_LEVEL | {"tokenizer.ggml.pre": name}
     tokenizer = Tokenizer.load(write(tmp_path / "model.gguf", metadata))
@@ -104,7 +104,7 @@ def test_other_byte_level_kinds_round_trip(tmp_path: Path, name: str):
     ("change", "named"),
     [
         ({"tokenizer.ggml.model": "bert"}, "bert"),
-        ({"tokenizer.ggml.pre": "qwen2"}, "qwen2.*supported: .*smollm"),
+        ({"tokenizer.ggml.pre": "tekken"}, "tekken.*supported: .*qwen2"),
         ({"tokenizer.ggml.tokens": None}, "tokens"),
         ({"tokenizer.ggml.token_type": [1]}, "token_type"),
         ({"tokenizer.ggml.merges": ["zz yy"]}, "GGUF tokenizer"),

@@ -31,6 +31,12 @@ TINY = {
     "tie_word_embeddings": False,
     "torch_dtype": "float32",
 }
+TINY_QWEN2 = TINY | {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+}
 
 
 class DictCheckpoint:
