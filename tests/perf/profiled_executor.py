@@ -1,14 +1,39 @@
-"""Stands for a device in simulations: time passes on a virtual clock as a profile says."""
+"""Holds devices against profiles, and stands for them in simulations."""
 
+import time
 from collections import deque
 
 from contenders import answer
 
 from fabric.core.clock import VirtualClock
 from fabric.core.profile import Profile
-from fabric.engine.executor import ExecutorCosts
+from fabric.engine.executor import ExecutorCosts, LocalExecutor
+from fabric.engine.settings import WorkerSettings
+from fabric.engine.worker import Worker
 from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
 from fabric.scheduler.output import SchedulerOutput, StepResult
+
+
+class TimedExecutor(LocalExecutor):
+    """A worker in this process; ``slowdown`` is what iterations took by what they should have."""
+
+    def __init__(self, settings: WorkerSettings, profile: Profile) -> None:
+        worker = Worker(settings)
+        worker.allocate(worker.max_num_blocks)
+        super().__init__(worker)
+        self._profile = profile
+        self._took_s = 0.0
+        self._expected_s = 0.0
+
+    @property
+    def slowdown(self) -> float:
+        return self._took_s / self._expected_s
+
+    def submit(self, output: SchedulerOutput) -> None:
+        start_s = time.perf_counter()
+        super().submit(output)
+        self._took_s += time.perf_counter() - start_s
+        self._expected_s += iteration_s(self._profile, output)
 
 
 class ProfiledExecutor:
@@ -17,6 +42,7 @@ class ProfiledExecutor:
     num_batches = 1
     failure = None
     costs = ExecutorCosts()
+    slowdown = 1.0
 
     def __init__(
         self,

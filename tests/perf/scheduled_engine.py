@@ -15,14 +15,13 @@ from typing import Literal
 from contenders import STORIES, make_requests
 from lengths import Lengths
 from open_loop import Served, serve
-from profiled_executor import ProfiledExecutor
+from profiled_executor import ProfiledExecutor, TimedExecutor
 
 from fabric.core.clock import Clock, MonotonicClock, VirtualClock
 from fabric.core.profile import Profile
 from fabric.core.request import FinishReason, GenerationRequest, SequenceDelta, StopMatch
 from fabric.engine.build import load_whole
 from fabric.engine.engine import Engine
-from fabric.engine.executor import Executor
 from fabric.engine.profile_store import take_profile
 from fabric.engine.profiler import FULL
 from fabric.engine.settings import EngineSettings, ParkingSettings, WorkerSettings
@@ -65,6 +64,7 @@ class Cost:
     """What a run took besides the requests' own times.
 
     ``backlog_tokens`` were computed in ``backlog_s``, while requests waited for their first turn.
+    ``slowdown`` is how much longer than profiled the model itself took: what else the machine did.
     """
 
     wall_s: float
@@ -77,6 +77,7 @@ class Cost:
     schedule_s: float
     backlog_tokens: int
     backlog_s: float
+    slowdown: float
 
 
 class HiddenEnds(TextOutput):
@@ -119,7 +120,7 @@ class WatchedScheduler(Scheduler):
             self.backlog_tokens, self.backlog_ended_s = self._num_tokens, now
         return output
 
-    def cost(self, start_s: float, end_s: float) -> Cost:
+    def cost(self, start_s: float, end_s: float, slowdown: float) -> Cost:
         """What a run from then to then took."""
         report = self.report()
         return Cost(
@@ -133,6 +134,7 @@ class WatchedScheduler(Scheduler):
             schedule_s=self.schedule_s,
             backlog_tokens=self.backlog_tokens,
             backlog_s=self.backlog_ended_s - start_s,
+            slowdown=slowdown,
         )
 
 
@@ -194,11 +196,13 @@ class Bench:
         served = serve(engine, requests, arrivals_s, clock)
         gc.enable()
         engine.close()
-        return served, scheduler.cost(start_s, clock.now())
+        return served, scheduler.cost(start_s, clock.now(), executor.slowdown)
 
-    def _device(self, settings: EngineSettings, memory: Memory) -> tuple[Clock, Executor]:
+    def _device(
+        self, settings: EngineSettings, memory: Memory
+    ) -> tuple[Clock, TimedExecutor | ProfiledExecutor]:
         if not self._is_virtual:
-            return MonotonicClock(), load_whole(settings.worker)
+            return MonotonicClock(), TimedExecutor(settings.worker, self._profile)
         clock = VirtualClock()
         space = ParkingSpace(HOST_BYTES // BLOCK_BYTES, 0, BLOCK_BYTES)
         return clock, ProfiledExecutor(self._profile, clock, space, memory.link_bytes_per_s)

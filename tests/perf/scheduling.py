@@ -6,7 +6,9 @@ most 8 sequences at once; lengths are divided so that they fit its context. Pois
 real clock, at loads relative to the requests a second that FCFS serves of the same lengths while
 others wait, measured first. No policy knows an output's length; ``srw, hint`` has a client's guess
 that is lognormally wrong, sigma 1.0. The first tenth of the requests isn't counted. Gains are
-FCFS's figure by the policy's, above 1 better, of the same seed; medians over seeds.
+FCFS's figure by the policy's, above 1 better, of the same seed; medians over seeds. ``slow`` is
+how much longer than profiled the model took; runs that were slowed down are repeated, since at such
+loads a little less speed is a lot more waiting.
 
 ``slow_link``: little KV memory, and copies to the host slowed down: an EMULATED LINK. There, and in
 ``thrash``, where all requests come at once and memory holds a quarter of what those that run would
@@ -21,14 +23,16 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from lengths import Lengths, draw_lengths, poisson_arrivals
 from machine import describe_machine, verdict
-from scheduled_engine import CONTEXT, Bench, Memory, Scheduling, measure_profile
-from scheduling_rows import HEADER, Rows, figures_of, gains, line, summary
+from open_loop import Served
+from scheduled_engine import CONTEXT, Bench, Cost, Memory, Scheduling, measure_profile
+from scheduling_rows import HEADER, Figures, Rows, figures_of, gains, line, summary
 
 from fabric.scheduler.policies import PolicyConfig, PolicyName
 
@@ -94,13 +98,15 @@ BARS = (
     ("thrash", BACKLOG, ("mlfq",), "fcfs", "tokens_per_s", 0.8),
 )
 MAX_STALL_SHARE = 0.05
+NUM_TRIES = 3
+MAX_SLOWDOWN = 1.1
 
 
 def saturation(bench: Bench, memory: Memory, lengths: Lengths) -> float:
-    """Requests a second that FCFS serves while others wait; the better of two runs."""
+    """Requests a second that FCFS serves while others wait; the best of three runs."""
     num_tokens = sum(prompt + output - 1 for prompt, output in lengths)
     rates = []
-    for _ in range(2):
+    for _ in range(NUM_TRIES):
         _, cost = bench.run(memory, CONTENDERS["fcfs"], lengths, [0.0] * len(lengths))
         rates.append(cost.backlog_tokens / cost.backlog_s / num_tokens * len(lengths))
     return max(rates)
@@ -115,6 +121,22 @@ def arrivals(num_requests: int, rate_per_s: float, seed: int) -> list[float]:
     return [time_s * stretch for time_s in times_s]
 
 
+def run_in_turns(
+    run: Callable[[Scheduling], tuple[list[Served], Cost]], contenders: Sequence[str]
+) -> dict[str, Figures]:
+    """Figures by contender; who ran while the machine was busy with other things runs again."""
+    kept: dict[str, Figures] = {}
+    for _ in range(NUM_TRIES):
+        least = min((figures["slowdown"] for figures in kept.values()), default=0.0)
+        for name in contenders:
+            if name in kept and kept[name]["slowdown"] <= MAX_SLOWDOWN * least:
+                continue
+            figures = figures_of(*run(CONTENDERS[name]))
+            if name not in kept or figures["slowdown"] < kept[name]["slowdown"]:
+                kept[name] = figures
+    return kept
+
+
 def measure(bench: Bench, name: str, options: argparse.Namespace, seed: int, rows: Rows) -> float:
     """Run all contenders of a workload in turns, and return the saturation."""
     workload = WORKLOADS[name]
@@ -124,9 +146,10 @@ def measure(bench: Bench, name: str, options: argparse.Namespace, seed: int, row
     rate_per_s = 0.0 if loads == (BACKLOG,) else saturation(bench, workload.memory, lengths)
     for load in loads:
         arrivals_s = arrivals(num_requests, load if math.isinf(load) else load * rate_per_s, seed)
-        for contender in workload.contenders or options.policies:
-            served, cost = bench.run(workload.memory, CONTENDERS[contender], lengths, arrivals_s)
-            rows.setdefault((name, load, contender), []).append(figures_of(served, cost))
+        contenders = workload.contenders or options.policies
+        run = partial(bench.run, workload.memory, lengths=lengths, arrivals_s=arrivals_s)
+        for contender, figures in run_in_turns(run, contenders).items():
+            rows.setdefault((name, load, contender), []).append(figures)
     return rate_per_s
 
 

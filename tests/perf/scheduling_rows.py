@@ -34,6 +34,7 @@ def figures_of(served: Sequence[Served], cost: Cost) -> Figures:
         "num_recomputed_tokens": cost.num_recomputed_tokens,
         "schedule_us": cost.schedule_s / cost.num_iterations * 1e6,
         "wall_s": cost.wall_s,
+        "slowdown": cost.slowdown,
     }
 
 
@@ -64,7 +65,7 @@ def summary(rows: Rows, key: Key) -> Figures:
 HEADER = (
     f"{'policy':11}{'ms/token':>9}{'p95':>8} | {'gain':>6}{'(least':>8} {'most)':6}{'p95':>7}"
     f" |{'JCT ms':>8}{'p95':>8}{'gain':>6}{'p95':>6} |{'TTFT ms':>8}{'p95':>8} |{'blocks':>7}"
-    f"{'MB':>7}{'stall':>7}{'preempt':>8}{'recomp':>7} |{'tokens/s':>9}{'sched us':>9}"
+    f"{'MB':>7}{'stall':>7}{'preempt':>8}{'recomp':>7} |{'tokens/s':>9}{'sched us':>9}{'slow':>6}"
 )
 
 
@@ -80,4 +81,5 @@ def line(name: str, row: Figures) -> str:
         f"{ms['ttft_mean']:8.1f}{ms['ttft_p95']:8.1f} |{row['peak_blocks']:7.0f}"
         f"{row['swapped_mb']:7.1f}{row['stall_share']:7.1%}{row['num_preemptions']:8.0f}"
         f"{row['num_recomputed_tokens']:7.0f} |{row['tokens_per_s']:9.0f}{row['schedule_us']:9.0f}"
+        f"{row['slowdown']:6.2f}"
     )
