@@ -22,7 +22,10 @@ _LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_QWEN2_WORDS = _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}")
+_OWN_WORDS = {
+    "llama-bpe": _LLAMA3_WORDS,
+    "qwen2": _LLAMA3_WORDS.replace(r"\p{N}{1,3}", r"\p{N}"),
+}
 _PREFIX = "tokenizer.ggml."
 # Its chats end with one mark and its texts with another; files name only the first.
 _QWEN2_END_OF_TEXT = "<|endoftext|>"
@@ -74,10 +77,10 @@ def gguf_special_ids(metadata: Mapping[str, object]) -> tuple[int | None, tuple[
         if not isinstance(value, int) or not 0 <= value < len(tokens):
             raise SourceError(f"{_PREFIX}{name}_token_id {value!r} is outside the vocabulary")
         ids[name] = value
+    ends = [ids[name] for name in ("eos", "eot") if name in ids]
     if metadata.get(f"{_PREFIX}pre") == "qwen2" and _QWEN2_END_OF_TEXT in tokens:
-        ids["end of text"] = tokens.index(_QWEN2_END_OF_TEXT)
-    ends = dict.fromkeys(ids[name] for name in ("eos", "eot", "end of text") if name in ids)
-    return ids.get("bos"), tuple(ends)
+        ends.append(tokens.index(_QWEN2_END_OF_TEXT))
+    return ids.get("bos"), tuple(dict.fromkeys(ends))
 
 
 def gguf_chat_template(metadata: Mapping[str, object]) -> str | None:
@@ -92,16 +95,15 @@ def _byte_level(metadata: Mapping[str, object], tokens: list[str]) -> Tokenizer:
         "default": [],
         "gpt-2": [],
         "smollm": [pre_tokenizers.Digits(individual_digits=True)],
-        "llama-bpe": [pre_tokenizers.Split(Regex(_LLAMA3_WORDS), "isolated")],
-        "qwen2": [pre_tokenizers.Split(Regex(_QWEN2_WORDS), "isolated")],
     }
+    for family, words in _OWN_WORDS.items():
+        before[family] = [pre_tokenizers.Split(Regex(words), "isolated")]
     if name not in before:
         supported = ", ".join(map(str, before))
         raise SourceError(f"GGUF pre-tokenizer {name!r} is not supported; supported: {supported}")
     pairs = [tuple(merge.split(" ", 1)) for merge in _strings(metadata, "merges")]
     tokenizer = _bpe(tokens, pairs, ignore_merges=name == "llama-bpe")
-    has_own_words = name in ("llama-bpe", "qwen2")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not has_own_words)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name not in _OWN_WORDS)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*before[name], byte_level])
     if name == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
