@@ -50,6 +50,8 @@ class _Histogram:
         self._weights = [0.0] * _NUM_BINS
         self._newest = 1.0
         self._tails: _Tails | None = None
+        self._num_added = 0
+        self._num_next = 0
 
     def add(self, length: int) -> None:
         self._newest *= 1.0 + 1.0 / _MEMORY
@@ -57,10 +59,13 @@ class _Histogram:
             self._weights = [weight / self._newest for weight in self._weights]
             self._newest = 1.0
         self._weights[_bin_of(float(length))] += self._newest
-        self._tails = None
+        self._num_added += 1
+        if self._num_added >= self._num_next:
+            self._tails = None
+            self._num_next = self._num_added + min(self._num_added, _MEMORY) // 16
 
     def tails(self, prior: list[float]) -> _Tails:
-        """With a prior that counts like a few samples; it is taken in after each new length."""
+        """With a prior that counts like a few samples; a sixteenth more lengths are taken in."""
         if self._tails is None:
             scale = 1.0 / self._newest
             weights = [

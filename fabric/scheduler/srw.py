@@ -150,9 +150,10 @@ class SRW(StaticPolicy):
         sequence, profile = work.sequence, self._profile
         num_tokens, num_computed = len(sequence.tokens), sequence.num_computed_tokens
         num_output_tokens = num_tokens - sequence.num_prompt_tokens
-        # An eighth more tokens changes little, and guessing anew at each would cost a lot.
-        work.num_tokens_next = num_tokens + num_output_tokens // 8
         num_to_come = self._num_tokens_to_come(sequence, num_output_tokens)
+        # A few more tokens change little, and guessing anew at each would cost a lot.
+        num_same = min(4 + num_output_tokens // 8, int(num_to_come) // 4)
+        work.num_tokens_next = num_tokens + num_same
         remaining_s = 0.0
         if num_tokens - num_computed > 1:
             computed_s = profile.prefill_s(num_computed) if num_computed else 0.0
