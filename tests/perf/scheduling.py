@@ -77,11 +77,11 @@ class Workload:
 
 
 WORKLOADS = {
-    "azure_conv": Workload("azure_conv", 8, 250),
+    "azure_conv": Workload("azure_conv", 8, 200),
     "azure_code": Workload("azure_code", 8, 250),
-    "heavy_tail": Workload("heavy_tail", 4, 800),
-    "bimodal": Workload("bimodal_90_10", 4, 500),
-    "equal": Workload("equal", 2, 500),
+    "heavy_tail": Workload("heavy_tail", 4, 700),
+    "bimodal": Workload("bimodal_90_10", 4, 400),
+    "equal": Workload("equal", 2, 400),
     "slow_link": Workload("heavy_tail", 4, 500, SLOW, (0.9,), WAYS_TO_SWAP),
     "thrash": Workload("sharegpt_like", 4, 200, SMALL, (BACKLOG,), ("fcfs", "mlfq", "srw")),
 }
