@@ -49,13 +49,16 @@ class PolicyConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be below 0")
 
 
-def make_policy(config: PolicyConfig, profile: Profile, max_num_seqs: int) -> Policy:
+def make_policy(
+    config: PolicyConfig, profile: Profile, max_num_seqs: int, lengths: LengthEstimator
+) -> Policy:
     """The policy that a configuration names.
 
     Args:
         config: Its name and numbers.
         profile: How long iterations take on this device group.
         max_num_seqs: Sequences that one iteration computes at most.
+        lengths: What outputs that ended were like.
     """
     match config.name:
         case "mlfq":
@@ -66,7 +69,7 @@ def make_policy(config: PolicyConfig, profile: Profile, max_num_seqs: int) -> Po
             return NaiveMLFQ(quanta, fixed, profile, max_num_seqs)
         case "srw":
             restraint = Restraint(config.ageing, config.min_run_s)
-            return SRW(restraint, LengthEstimator(), profile, max_num_seqs)
+            return SRW(restraint, lengths, profile, max_num_seqs)
         case "edf":
             return EDF()
         case "priority":

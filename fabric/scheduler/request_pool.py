@@ -8,6 +8,7 @@ from fabric.core.request import FinishReason, GenerationRequest
 from fabric.kv.manager import KVCacheManager
 from fabric.kv.prefix import PrefixChain, root_hash
 from fabric.kv.table import Residence
+from fabric.scheduler.lengths import LengthEstimator
 from fabric.scheduler.output import RequestEnd
 from fabric.scheduler.pace import Pace
 from fabric.scheduler.policy import Policy, Rank
@@ -33,7 +34,7 @@ class RequestPool:
     nobody has taken yet.
     """
 
-    def __init__(self, kv: KVCacheManager, policy: Policy) -> None:
+    def __init__(self, kv: KVCacheManager, policy: Policy, lengths: LengthEstimator) -> None:
         self.policy = policy
         self.running: list[SequenceState] = []
         self.waiting = WaitingQueue()
@@ -48,6 +49,7 @@ class RequestPool:
         self.num_preemptions = 0
         self.num_recomputed_tokens = 0
         self._kv = kv
+        self._lengths = lengths
         self._num_requests = 0
         self._num_keys = 0
 
@@ -152,8 +154,10 @@ class RequestPool:
             self.rerank(sequence, policy.enroll(sequence, now))
 
     def finish(self, sequence: SequenceState, now: float) -> None:
-        """End a sequence by itself, and its request if it was the last."""
+        """End a sequence by itself, and its request if it was the last; learn how long it was."""
         request = sequence.request
+        num_output_tokens = len(sequence.tokens) - sequence.num_prompt_tokens
+        self._lengths.observe(request.source.model, request.source.tenant, num_output_tokens)
         self._drop(sequence, now)
         request.unfinished.discard(sequence.index)
         if not request.unfinished:

@@ -17,6 +17,7 @@ from fabric.kv.transfer import BlockOrders, Direction, Tier, TransferResult
 from fabric.scheduler.admission import check_fits
 from fabric.scheduler.batch_chooser import BatchChooser
 from fabric.scheduler.explain import explain
+from fabric.scheduler.lengths import LengthEstimator
 from fabric.scheduler.output import (
     RequestEnd,
     SampledTokens,
@@ -70,8 +71,8 @@ class Scheduler:
         self._kv = kv
         self._eos_token_ids = eos_token_ids
         self._profile = profile or Profile.flat(0.01, 0.0005)
-        policy = policy or make_policy(config.policy, self._profile, config.max_num_seqs)
-        self._pool = RequestPool(kv, policy)
+        self._lengths = LengthEstimator()
+        self._pool = RequestPool(kv, policy or self._make_policy(config.policy), self._lengths)
         self._swapper = Swapper(config, kv, self._pool, self._profile)
         self._chooser = BatchChooser(config, kv, self._pool, self._swapper)
         self._step = 0
@@ -145,8 +146,7 @@ class Scheduler:
         Raises:
             ConfigError: The policy can't be told so.
         """
-        policy = make_policy(config, self._profile, self._config.max_num_seqs)
-        self._pool.change_policy(policy, now)
+        self._pool.change_policy(self._make_policy(config), now)
 
     def schedule(self, now: float) -> SchedulerOutput:
         """Choose what the next iteration computes, after ending requests whose time is over.
@@ -255,6 +255,9 @@ class Scheduler:
             num_recomputed_tokens=pool.num_recomputed_tokens,
             stall_s=self._swapper.stall_s,
         )
+
+    def _make_policy(self, config: PolicyConfig) -> Policy:
+        return make_policy(config, self._profile, self._config.max_num_seqs, self._lengths)
 
     def _end_expired(self, now: float) -> None:
         for request in self._pool.deadlines.pop_expired(now):

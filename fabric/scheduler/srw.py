@@ -114,14 +114,10 @@ class SRW(StaticPolicy):
         return released
 
     def leave(self, sequence: SequenceState, now: float) -> None:
-        """Forget the sequence, but learn its length."""
+        """Forget the sequence."""
         work = self._work.pop(sequence.key)
         self._kept.pop(sequence.key, None)
         self._num_of_size[work.size] -= 1
-        num_output_tokens = len(sequence.tokens) - sequence.num_prompt_tokens
-        if num_output_tokens:
-            source = sequence.request.source
-            self._lengths.observe(source.model, source.tenant, num_output_tokens)
 
     def next_run_s(self, sequence: SequenceState, now: float) -> float:
         """The time in which a full batch does all smaller work; sizes are powers of two."""

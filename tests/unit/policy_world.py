@@ -8,7 +8,7 @@ from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.kv.manager import KVCacheManager
 from fabric.scheduler.output import SampledTokens, SchedulerOutput, StepResult
-from fabric.scheduler.policies import PolicyConfig, make_policy
+from fabric.scheduler.policies import PolicyConfig
 from fabric.scheduler.request import SequenceState
 from fabric.scheduler.scheduler import Scheduler
 from fabric.scheduler.settings import SchedulerConfig
@@ -38,12 +38,15 @@ class PolicyWorld:
         self, config: PolicyConfig, profile: Profile = SECONDS, max_num_seqs: int = 1
     ) -> None:
         self.profile = profile
-        self.policy = make_policy(config, profile, max_num_seqs)
         limits = SchedulerConfig(
-            max_num_seqs=max_num_seqs, max_num_batched_tokens=64, max_num_waiting=9999
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=64,
+            max_num_waiting=9999,
+            policy=config,
         )
         kv = KVCacheManager(4096, 16, False)
-        self.scheduler = Scheduler(limits, kv, frozenset(), self.policy, profile)
+        self.scheduler = Scheduler(limits, kv, frozenset(), profile=profile)
+        self.policy = self.scheduler._pool.policy
         self.now = 0.0
         self.ran: list[tuple[float, list[str]]] = []
         self.ends: dict[str, float] = {}

@@ -25,7 +25,7 @@ from fabric.scheduler.output import (
     SequenceUpdate,
     StepResult,
 )
-from fabric.scheduler.policy import Policy
+from fabric.scheduler.policies import PolicyConfig
 from fabric.scheduler.scheduler import Scheduler
 from fabric.scheduler.settings import SchedulerConfig
 
@@ -176,7 +176,7 @@ class World:
         block_size: int = 4,
         prefix_cache: bool = True,
         next_token: NextToken = hashed_token,
-        policy: Policy | None = None,
+        policy: PolicyConfig = PolicyConfig(),  # noqa: B008
         num_slots: tuple[int, int] = (0, 0),
         copies: Copies | None = None,
         profile: Profile | None = None,
@@ -184,8 +184,8 @@ class World:
     ) -> None:
         space = ParkingSpace(*num_slots, block_bytes=BLOCK_BYTES)
         self.kv = KVCacheManager(num_blocks, block_size, prefix_cache, space, debug=True)
-        self.config = SchedulerConfig(**{"max_num_seqs": 8, **limits})  # type: ignore[arg-type]
-        self.scheduler = Scheduler(self.config, self.kv, frozenset({EOS}), policy, profile)
+        self.config = SchedulerConfig(**{"max_num_seqs": 8, "policy": policy, **limits})  # type: ignore[arg-type]
+        self.scheduler = Scheduler(self.config, self.kv, frozenset({EOS}), profile=profile)
         self.copies = copies or all_at_once
         self.worker = ModelledWorker(block_size, next_token)
         self.tokens: dict[tuple[str, int], list[int]] = {}

@@ -5,8 +5,8 @@ import pytest
 from fabric.core.errors import ConfigError
 from fabric.core.profile import Profile
 from fabric.core.request import Objectives
-from fabric.scheduler.policies import PolicyConfig, PolicyName, make_policy
-from tests.unit.policy_world import SECONDS, PolicyWorld
+from fabric.scheduler.policies import PolicyConfig, PolicyName
+from tests.unit.policy_world import PolicyWorld
 from tests.unit.scheduling_world import World, expected_output
 
 EDF_CONFIG = PolicyConfig("edf")
@@ -38,8 +38,13 @@ def test_every_policy_can_take_over_what_runs_already(name: PolicyName) -> None:
 @pytest.mark.parametrize("name", get_args(PolicyName))
 def test_no_policy_changes_what_comes_out_of_forks_when_memory_is_short(name: PolicyName) -> None:
     config = PolicyConfig(name, alpha_s=8.0, min_run_s=4.0)
-    policy = make_policy(config, Profile.flat(2.0, 0.1), 8)
-    world = World(num_blocks=20, policy=policy, max_num_batched_tokens=16, max_model_len=64)
+    world = World(
+        num_blocks=20,
+        policy=config,
+        profile=Profile.flat(2.0, 0.1),
+        max_num_batched_tokens=16,
+        max_model_len=64,
+    )
     requests = [
         world.add(str(number), 3 + 5 * (number % 4), n=1 + number % 3, max_tokens=2 + 7 * number)
         for number in range(6)
@@ -78,12 +83,11 @@ def test_fcfs_lets_a_better_class_wait_for_what_runs() -> None:
 
 
 def test_orca_reserves_what_a_sequence_may_come_to_need() -> None:
-    policy = make_policy(PolicyConfig("orca"), SECONDS, 4)
     world = PolicyWorld(PolicyConfig("orca"))
     world.add("a", 10, 20)
     # The last token's KV is never needed.
-    assert policy.num_reserved_tokens(world.sequence("a")) == 29
-    assert not policy.is_preemptive
+    assert world.policy.num_reserved_tokens(world.sequence("a")) == 29
+    assert not world.policy.is_preemptive
 
 
 def test_static_batching_starts_a_batch_when_the_last_one_has_ended() -> None:

@@ -51,7 +51,6 @@ def test_every_request_ends_with_its_own_tokens_however_blocks_move(
         **limits,
         num_slots=num_slots,
         copies=WhenItLikes(*copies),
-        policy=None,
         swap=swap,
         preemption=preemption,
         transfer_timeout_s=timeout_s,
@@ -113,7 +112,7 @@ def test_a_transfer_that_never_ends_becomes_a_recomputation():
 
 
 def test_a_request_of_higher_priority_takes_the_slot_of_one_that_runs():
-    world = World(num_slots=(64, 0), max_num_seqs=1, policy=None)
+    world = World(num_slots=(64, 0), max_num_seqs=1)
     world.scheduler.set_policy(PolicyConfig(name="priority"), 0.0)
     world.add("low", 5, priority=1, max_tokens=9)
     world.step()
