@@ -32,7 +32,7 @@ class BatchChooser:
         preemptive, else ahead of whoever runs and ranks after them.
         """
         pool, policy, residents = self._pool, self._pool.policy, self._pool.running.copy()
-        if self._all_go_on(len(pool.waiting)):
+        if self._all_go_on(residents):
             return residents
         num_arriving = pool.num_slots - sum(sequence.num_samples for sequence in residents)
         num_slots, budget = self._config.max_num_seqs, self._config.max_num_batched_tokens
@@ -66,11 +66,13 @@ class BatchChooser:
             budget -= min(sequence.num_left, budget)
         return chosen
 
-    def _all_go_on(self, num_waiting: int) -> bool:
+    def _all_go_on(self, residents: list[SequenceState]) -> bool:
         """Whether plainly all residents run and nobody joins them: the most frequent case."""
-        num_free_slots = self._config.max_num_seqs - self._pool.num_slots
-        if num_waiting:
-            return num_free_slots == 0 and not self._pool.policy.is_preemptive
+        pool = self._pool
+        num_free_slots = self._config.max_num_seqs - pool.num_slots
+        if head := pool.waiting.peek():
+            is_full = num_free_slots == 0 and bool(residents)
+            return is_full and not (pool.policy.is_preemptive and head.rank < residents[-1].rank)
         return num_free_slots >= 0
 
     def _bring_in(self, sequence: SequenceState, num_spare: int, now: float) -> bool:
