@@ -129,8 +129,8 @@ class Swapper:
         num_short = reserve - kv.num_free_blocks - kv.num_leaving_blocks
         if num_short > 0:
             self._send_away(plan, num_short, now)
-        elif kv.num_free_blocks > reserve:
-            self._fetch_ahead(reserve + reserve // 2 + 1, now)
+        elif kv.num_free_blocks > (num_spare := reserve + reserve // 2 + 1):
+            self._fetch_ahead(num_spare, now)
 
     def note_plan(self, plan: StepPlan, now: float) -> None:
         """Count the time that copies take while nothing else can be done, and end deadlocks."""
