@@ -32,8 +32,8 @@ class BatchChooser:
         preemptive, else ahead of whoever runs and ranks after them.
         """
         pool, policy, residents = self._pool, self._pool.policy, self._pool.running.copy()
-        if self._all_go_on(residents):
-            return residents
+        if self._nobody_joins(residents):
+            return residents[: self._config.max_num_seqs]
         num_arriving = pool.num_slots - sum(sequence.num_samples for sequence in residents)
         num_slots, budget = self._config.max_num_seqs, self._config.max_num_batched_tokens
         chosen: list[SequenceState] = []
@@ -66,14 +66,17 @@ class BatchChooser:
             budget -= min(sequence.num_left, budget)
         return chosen
 
-    def _all_go_on(self, residents: list[SequenceState]) -> bool:
-        """Whether plainly all residents run and nobody joins them: the most frequent case."""
-        pool = self._pool
-        num_free_slots = self._config.max_num_seqs - pool.num_slots
-        if head := pool.waiting.peek():
-            is_full = num_free_slots == 0 and bool(residents)
-            return is_full and not (pool.policy.is_preemptive and head.rank < residents[-1].rank)
-        return num_free_slots >= 0
+    def _nobody_joins(self, residents: list[SequenceState]) -> bool:
+        """Whether plainly those that rank first run and nobody joins them: the usual case."""
+        pool, num_seqs = self._pool, self._config.max_num_seqs
+        if pool.num_slots != len(residents):
+            return False
+        head = pool.waiting.peek()
+        if head is None:
+            return True
+        if len(residents) < num_seqs:
+            return False
+        return not pool.policy.is_preemptive or residents[num_seqs - 1].rank < head.rank
 
     def _bring_in(self, sequence: SequenceState, num_spare: int, now: float) -> bool:
         """Give the first of those that wait its blocks, or begin to; False if there are too few."""
