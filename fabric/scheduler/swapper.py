@@ -181,11 +181,9 @@ class Swapper:
         if not parked:
             return
         best = min(parked, key=lambda sequence: (next_run_s(sequence, now), sequence.rank))
-        head = self._pool.waiting.peek()
-        if head is not None and head is not best:
-            # It may gather blocks already, one departure after another: they are not spare.
-            num_spare += self._kv.num_blocks_for(len(head.tokens))
-        self._pool.fetch(best, len(best.tokens), num_spare, now)
+        # Who goes before it may be gathering blocks, one departure after another: none are spare.
+        if best is self._pool.waiting.peek():
+            self._pool.fetch(best, len(best.tokens), num_spare, now)
 
     def _should_swap(self, victim: SequenceState) -> bool:
         if not self._has_tiers or not victim.num_computed_tokens:
