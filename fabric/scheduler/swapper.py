@@ -210,7 +210,12 @@ class Swapper:
         return 2.0 * (copy_s + self._profile.min_iteration_s)
 
     def _is_protected(self, sequence: SequenceState, now: float) -> bool:
-        if not sequence.num_preemptions or not self._has_tiers:
+        if not sequence.num_preemptions:
+            return False
+        if sequence.num_computed_tokens < len(sequence.tokens) - 1:
+            # Else sequences that are recomputed could take turns without a new token.
+            return True
+        if not self._has_tiers:
             return False
         min_run_s = _MIN_RUN_PER_ROUND_TRIP * self._round_trip_s(sequence)
         return now - sequence.since_s < min_run_s

@@ -198,6 +198,17 @@ def test_blocks_that_the_first_in_line_gathers_are_not_used_to_fetch_others_ahea
     assert list(world.ends) == ["first", "big", "small"]
 
 
+def test_sequences_that_are_recomputed_do_not_take_turns_without_a_new_token():
+    world = World(
+        num_blocks=20, block_size=1, num_batches=2, max_num_seqs=4, max_num_batched_tokens=4
+    )
+    queues = PolicyConfig(name="mlfq", quantum_s=2.0, alpha_s=8.0, alpha_load=0.0)
+    world.scheduler.set_policy(queues, 0.0)
+    for name in "ab":
+        world.add(name, 14, max_tokens=4)
+    world.run(max_steps=100)
+
+
 def test_the_policy_can_be_changed_while_requests_run_wait_and_are_parked():
     world = World(num_blocks=12, num_slots=(64, 0), copies=WhenItLikes(3, 0.0), max_num_seqs=2)
     requests = {
