@@ -94,14 +94,16 @@ class SequenceState:
     ``num_scheduled_tokens`` counts the computed ones and those that iterations in flight compute.
     The workers know the first ``num_known_tokens``, none if they don't know the sequence; results
     of iterations before ``first_step``, when they learn of it, are of blocks that it has lost.
-    ``num_lost_tokens`` had KV when it was preempted and are to be computed again. ``since_s`` is
-    when it came to be where it is, and ``ticket`` its entry in the waiting queue, 0 for none.
+    ``num_lost_tokens`` had KV when it was preempted and are to be computed again; it had
+    ``num_preempted_tokens`` tokens then. ``since_s`` is when it came to be where it is, and
+    ``ticket`` its entry in the waiting queue, 0 for none.
     """
 
     __slots__ = (
         "chain", "first_step", "index", "key", "num_computed_tokens", "num_known_tokens",
-        "num_lost_tokens", "num_preemptions", "num_prompt_tokens", "num_samples",
-        "num_scheduled_tokens", "rank", "request", "since_s", "status", "ticket", "tokens",
+        "num_lost_tokens", "num_preempted_tokens", "num_preemptions", "num_prompt_tokens",
+        "num_samples", "num_scheduled_tokens", "rank", "request", "since_s", "status", "ticket",
+        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +121,7 @@ class SequenceState:
         self.num_samples = 1
         self.num_preemptions = 0
         self.num_lost_tokens = 0
+        self.num_preempted_tokens = 0
         self.since_s = request.arrival_s
         self.ticket = 0
         self.status = SequenceStatus.NEW

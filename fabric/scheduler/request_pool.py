@@ -205,6 +205,7 @@ class RequestPool:
     def _count_preemption(self, sequence: SequenceState) -> None:
         if sequence.status is SequenceStatus.RUNNING:
             sequence.num_preemptions += 1
+            sequence.num_preempted_tokens = len(sequence.tokens)
             sequence.request.num_preemptions += 1
             self.num_preemptions += 1
 

@@ -212,8 +212,8 @@ class Swapper:
     def _is_protected(self, sequence: SequenceState, now: float) -> bool:
         if not sequence.num_preemptions:
             return False
-        if sequence.num_computed_tokens < len(sequence.tokens) - 1:
-            # Else sequences that are recomputed could take turns without a new token.
+        if sequence.num_preempted_tokens == len(sequence.tokens):
+            # Else sequences could take turns for ever without a new token.
             return True
         if not self._has_tiers:
             return False

@@ -78,9 +78,9 @@ class Workload:
 
 WORKLOADS = {
     "azure_conv": Workload("azure_conv", 8, 150),
-    "azure_code": Workload("azure_code", 8, 200),
+    "azure_code": Workload("azure_code", 8, 300),
     "heavy_tail": Workload("heavy_tail", 4, 600),
-    "bimodal": Workload("bimodal_90_10", 4, 400),
+    "bimodal": Workload("bimodal_90_10", 4, 300),
     "equal": Workload("equal", 2, 300),
     "slow_link": Workload("heavy_tail", 4, 500, SLOW, (0.9,), WAYS_TO_SWAP),
     "thrash": Workload("sharegpt_like", 4, 200, SMALL, (BACKLOG,), ("fcfs", "mlfq", "srw")),
