@@ -84,7 +84,7 @@ class SwapSection(Section):
     host: ByteSize = ByteSize(2**30)
     disk: ByteSize = ByteSize(0)
     disk_dir: HomePath | None = None
-    mode: SwapMode = "on_demand"
+    mode: SwapMode = "proactive"
     preemption: Literal["auto", "swap", "recompute"] = "auto"
     timeout_s: Seconds = 30.0
     debug: bool = False
@@ -128,7 +128,7 @@ class GroupSection(Section):
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_num_waiting=self.max_num_waiting,
             policy=PolicyConfig(**self.policy.model_dump()),
-            swap="on_demand" if self.swap.mode == "off" else self.swap.mode,
+            swap="proactive" if self.swap.mode == "off" else self.swap.mode,
             preemption=self.swap.preemption,
             transfer_timeout_s=self.swap.timeout_s,
         )

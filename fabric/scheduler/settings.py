@@ -27,7 +27,7 @@ class SchedulerConfig:
     max_model_len: int = 2048
     num_batches: int = 1
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    swap: Literal["proactive", "on_demand", "blocking"] = "on_demand"
+    swap: Literal["proactive", "on_demand", "blocking"] = "proactive"
     preemption: Literal["auto", "swap", "recompute"] = "auto"
     transfer_timeout_s: float = 30.0
 
