@@ -1,6 +1,6 @@
 """What paging saves: KV memory reserved but unused, concurrency, and requests a second.
 
-Run: python tests/perf/paging.py [--rounds 3] [--no-engine] [--json OUT]. One scheduler with four
+Run: python tests/perf/paging.py [--rounds 5] [--no-engine] [--json OUT]. One scheduler with four
 ways to give memory: runs of neighbouring slots by a buddy allocator for the model's context
 (max), for the output rounded up to a power of two (pow2) or exactly (oracle), or blocks as they
 are needed (paged). Source: vLLM (Kwon et al., SOSP 2023), section 6.1.
@@ -230,7 +230,7 @@ def print_counted(counted: dict[str, dict[str, dict[str, float]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-engine", dest="engine", action="store_false", help="no wall clock")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
