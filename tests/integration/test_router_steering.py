@@ -40,10 +40,11 @@ async def hold(world, *request_ids, tenant=""):
     engine = world.groups[0].engine
     engine.going.clear()
     scheduling = pb.SchedulingOptions(tenant=tenant, priority=3)
-    calls = [stream(world, spec(request_id=name, scheduling=scheduling)) for name in request_ids]
-    for number, call in enumerate(calls, 1):
-        await anext(aiter(call))
-        while engine.num_live < number:
+    calls = []
+    for name in request_ids:
+        calls.append(stream(world, spec(request_id=name, scheduling=scheduling)))
+        await anext(aiter(calls[-1]))
+        while engine.num_live < len(calls):
             await asyncio.sleep(0)
     return calls
 
