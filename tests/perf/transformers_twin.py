@@ -1,19 +1,26 @@
 """Transformers' model with the tensors that we load: the judge of exactness, and a baseline."""
 
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedModel, Qwen2Config
 from transformers import LlamaForCausalLM as TransformersLlama
+from transformers import Qwen2ForCausalLM as TransformersQwen2
 
 from fabric.models.config import ModelConfig
 from fabric.models.gguf import GgufCheckpoint
 from fabric.models.sources import LocalModel
 
+TWINS = {
+    "LlamaForCausalLM": (TransformersLlama, LlamaConfig),
+    "Qwen2ForCausalLM": (TransformersQwen2, Qwen2Config),
+}
 
-def twin_of(local: LocalModel, config: ModelConfig, dtype: torch.dtype) -> TransformersLlama:
-    """Build it from a GGUF file of a Llama model with tied embeddings."""
+
+def twin_of(local: LocalModel, config: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Build it from a GGUF file."""
+    twin, twin_config = TWINS[config.architecture]
     with torch.device("meta"):
-        model = TransformersLlama(
-            LlamaConfig(
+        model = twin(
+            twin_config(
                 vocab_size=config.vocab_size,
                 hidden_size=config.hidden_size,
                 intermediate_size=config.intermediate_size,
@@ -23,13 +30,14 @@ def twin_of(local: LocalModel, config: ModelConfig, dtype: torch.dtype) -> Trans
                 max_position_embeddings=config.max_position_embeddings,
                 rms_norm_eps=config.rms_norm_eps,
                 rope_theta=config.rope.theta,
-                tie_word_embeddings=True,
+                tie_word_embeddings=config.tie_word_embeddings,
                 attn_implementation="eager" if dtype is torch.float32 else "sdpa",
             )
         )
     checkpoint = GgufCheckpoint(local.path)
     state = {name: checkpoint.read(name).to(dtype) for name in checkpoint.names()}
-    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    if config.tie_word_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, assign=True)
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     checkpoint.close()
