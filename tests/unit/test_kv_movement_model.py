@@ -16,7 +16,7 @@ from tests.unit import kv_mutants
 from tests.unit.kv_model import Action, Case, MovementModel
 from tests.unit.kv_search import search
 
-NUM_STATES = int(os.environ.get("FABRIC_SEARCH_STATES", "2500"))
+NUM_STATES = int(os.environ.get("FABRIC_SEARCH_STATES", "1000"))
 SMALL = Case(((1,), (3,)), num_host_slots=1, num_disk_slots=0)
 TIGHT = replace(SMALL, num_blocks=2, num_host_slots=2)
 LONE = Case(((1, 2),), num_blocks=2, num_host_slots=1)

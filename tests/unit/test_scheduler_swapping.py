@@ -33,7 +33,7 @@ class WhenItLikes:
         return [(t, "it broke" if chance() < self._error_share else "") for t in ending]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     limits=pools(),
     policy=st.sampled_from(POLICIES),
