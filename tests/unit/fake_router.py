@@ -123,7 +123,8 @@ class FakeRouter(
                     await asyncio.Event().wait()
                 else:
                     yield item
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
+            # The latter if the call was cancelled while it wrote what this yielded.
             self.cancelled.set()
             raise
 
