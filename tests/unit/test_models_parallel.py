@@ -62,7 +62,6 @@ CUTS = [
     ("Qwen2", Cut(pipeline=2)),
     ("Qwen2", Cut(2, 2)),
     ("Qwen2's heads", Cut(tensor=2)),
-    ("Qwen2's heads", Cut(tensor=7)),
     ("Qwen2's heads", Cut(2, 2)),
 ]
 
