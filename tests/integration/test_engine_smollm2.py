@@ -150,7 +150,7 @@ def test_swapping_everything_at_every_step_changes_no_token(
 ) -> None:
     parking = ParkingSettings(debug=True, **{tier: 512 * 2**20})  # type: ignore[arg-type]
     built = build(smollm2_local, 512, 16, prefix_cache=False, parking=parking)
-    num_prompts, num_tokens = 10, 12
+    num_prompts, num_tokens = 6, 8
     results = swap_at_every_step(built, requests(prompts[:num_prompts], num_tokens))
     assert tokens(results) == [ours[:num_tokens] for ours in alone[:num_prompts]]
     report = built.scheduler.report()

@@ -28,8 +28,8 @@ from tests.unit.tiny_models import OneSequence
 
 pytestmark = [pytest.mark.weights, pytest.mark.timeout(600)]
 
-NUM_PROMPTS = 10
-NUM_TOKENS = 32
+NUM_PROMPTS = 4
+NUM_TOKENS = 16
 TOLERANCE = 1e-4
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, then counts to 1234567890.",
