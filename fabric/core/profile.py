@@ -102,6 +102,11 @@ class Profile:
         """
         return self._prompts.at(num_tokens)
 
+    def rest_of_prefill_s(self, num_tokens: int, num_computed: int) -> float:
+        """Seconds to compute what is left of a prompt whose first tokens have KV."""
+        computed_s = self.prefill_s(num_computed) if num_computed else 0.0
+        return self.prefill_s(num_tokens) - computed_s
+
     def decode_s(self, num_sequences: int, context: int) -> float:
         """Seconds of an iteration that computes one token of each of so many sequences.
 

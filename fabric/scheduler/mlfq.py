@@ -130,8 +130,7 @@ class MLFQ(StaticPolicy):
         """The profiled time of the rest of its prompt, or of an iteration that decodes."""
         num_tokens, num_computed = len(sequence.tokens), sequence.num_computed_tokens
         if num_tokens - num_computed > 1:
-            computed_s = self._profile.prefill_s(num_computed) if num_computed else 0.0
-            return self._profile.prefill_s(num_tokens) - computed_s
+            return self._profile.rest_of_prefill_s(num_tokens, num_computed)
         batch = max(1, min(len(self._places), self._max_num_seqs))
         return self._profile.decode_s(batch, num_tokens)
 

@@ -152,8 +152,7 @@ class SRW(StaticPolicy):
         work.num_tokens_next = num_tokens + num_same
         remaining_s = 0.0
         if num_tokens - num_computed > 1:
-            computed_s = profile.prefill_s(num_computed) if num_computed else 0.0
-            remaining_s = profile.prefill_s(num_tokens) - computed_s
+            remaining_s = profile.rest_of_prefill_s(num_tokens, num_computed)
             num_to_come -= 1.0
         remaining_s += num_to_come * profile.decode_s(self._max_num_seqs, num_tokens)
         # Guesses that creep up would let sequences like each other take turns at every token.
