@@ -21,3 +21,43 @@ class ParallelConfig:
     def num_devices(self) -> int:
         """Devices that the group needs."""
         return self.pipeline * self.tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShare:
+    """What a model may take of the group that hosts it.
+
+    While it is resident, ``min_share`` of the device's slabs are kept for its KV, and it gets
+    ``max_share`` of them at most. Service is shared in proportion to ``weight``.
+    """
+
+    model: str
+    min_share: float = 0.0
+    max_share: float = 1.0
+    weight: float = 1.0
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """One device group: its devices, how models are cut over them, and which ones it hosts.
+
+    ``options`` is all else that its configuration says, in one canonical text: groups whose
+    options differ are different groups.
+    """
+
+    name: str
+    parallel: ParallelConfig
+    models: tuple[ModelShare, ...]
+    options: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementPlan:
+    """Which device groups there are, and where each model's weights come from.
+
+    Source: AlpaServe (Li et al., OSDI 2023), section 4.2.
+    """
+
+    groups: tuple[GroupPlan, ...]
+    sources: tuple[tuple[str, str], ...] = ()

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from fabric.core.errors import RequestError
 from fabric.core.sampling import GenerationDefaults, RequestLimits, SamplingParams
+from fabric.core.weights import WeightState
 
 
 class FinishReason(StrEnum):
@@ -21,12 +22,14 @@ class FinishReason(StrEnum):
 class Objectives:
     """How fast a request should be served, in seconds after its arrival; None: no objective.
 
-    ``ttft_s``: to the first token, ``tpot_s``: for each one after it, ``e2e_s``: to the last.
+    ``ttft_s``: to the first token, ``tpot_s``: for each one after it, ``e2e_s``: to the last. With
+    ``refuse_if_late``, a request that is predicted to miss one is refused instead of served late.
     """
 
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None
+    refuse_if_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class Timing:
 
     ``swapped_s`` is the part of it in which its KV was off the device or on its way;
     ``swapped_bytes`` were copied for it, both ways, and ``recomputed_tokens`` computed again.
+    In ``load_s`` of the time in the queue its model's weights were not on the device.
     ``group`` names the device group; the router fills it in.
     """
 
@@ -122,6 +126,7 @@ class Timing:
     swapped_bytes: int = 0
     recomputed_tokens: int = 0
     group: str = ""
+    load_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,28 @@ class RequestOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelLoad:
+    """One model's share of a device group at one moment.
+
+    ``num_queued_tokens`` of prompts wait to be computed, and ``num_running`` requests are on the
+    device. Its KV has ``num_slabs``, of which ``num_idle_slabs`` hold nothing but cached prefixes.
+    Its weights came to the device ``num_loads`` times, the last time in ``load_s``.
+    """
+
+    model: str
+    state: WeightState = WeightState.RESIDENT
+    pinned: bool = False
+    num_running: int = 0
+    num_waiting: int = 0
+    num_queued_tokens: int = 0
+    num_slabs: int = 0
+    num_idle_slabs: int = 0
+    weight_bytes: int = 0
+    num_loads: int = 0
+    load_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
     """A device group's load at one moment; counts of requests, tokens and blocks.
 
@@ -157,6 +184,9 @@ class LoadReport:
     shard workers, and the driver's seconds for it; then, as the rank that samples sees it, seconds
     in iterations, calls and bytes of its groups' operations, and seconds in these, which wait for
     other ranks.
+
+    Each device has ``num_slabs`` of ``slab_bytes`` for weights and KV of all ``models``; of those
+    that KV has, ``fragmented_bytes`` are in no block that anybody holds.
     """
 
     num_running: int = 0
@@ -185,6 +215,11 @@ class LoadReport:
     num_collectives: int = 0
     collective_bytes: int = 0
     collective_s: float = 0.0
+    models: tuple[ModelLoad, ...] = ()
+    slab_bytes: int = 0
+    num_slabs: int = 0
+    num_free_slabs: int = 0
+    fragmented_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +240,25 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True)
+class ServicePace:
+    """How long a model's iterations take on its device group: the tables of its profile.
+
+    ``prefill`` and ``decode`` are as in :class:`fabric.core.profile.Profile`; empty: not measured.
+    ``load_s`` is what bringing its weights from host memory to the device takes, ``fetch_s`` what
+    it takes to bring them there from disk, as far as is known; 0: not known.
+    """
+
+    prefill: tuple[tuple[int, float], ...] = ()
+    decode: tuple[tuple[int, int, float], ...] = ()
+    load_s: float = 0.0
+    fetch_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model that a device group serves: its card, its defaults, and what requests may ask."""
 
     card: ModelCard
     defaults: GenerationDefaults
     limits: RequestLimits
+    pace: ServicePace = ServicePace()

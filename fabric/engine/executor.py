@@ -6,9 +6,30 @@ from typing import Protocol
 
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
+from fabric.core.weights import WeightResult
+from fabric.engine.memory_plan import DeviceMemory
 from fabric.engine.worker import Worker
-from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
+from fabric.kv.transfer import ParkingSpace, TransferResult, WorkerOrders
 from fabric.scheduler.output import SchedulerOutput, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class HostedModel:
+    """A model that workers can load, and what it takes on the rank that it takes most on.
+
+    ``weight_bytes`` on the device, ``host_bytes`` in host memory, for all ranks of one host;
+    ``block_bytes`` for a KV block. ``space`` is where its blocks can be parked.
+    """
+
+    card: ModelCard
+    defaults: GenerationDefaults
+    weight_bytes: int
+    host_bytes: int
+    block_bytes: int
+    space: ParkingSpace
+
+
+Finished = TransferResult | WeightResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +86,16 @@ class Executor(Protocol):
         """
         ...
 
-    @property
-    def space(self) -> ParkingSpace:
-        """Where every worker can park blocks."""
-        ...
-
-    def move(self, orders: BlockOrders) -> None:
-        """Make every worker poison blocks and begin transfers, after the iterations in flight.
+    def move(self, orders: WorkerOrders) -> None:
+        """Make every worker move weights and blocks, after the iterations in flight.
 
         Raises:
             GroupError: The workers can't go on.
         """
         ...
 
-    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
-        """The transfers that all workers have finished since the last call.
+    def take_finished(self, timeout_s: float = 0.0) -> list[Finished]:
+        """What all workers have finished since the last call: transfers and moves of weights.
 
         With ``timeout_s``, wait so long for the first of them.
 
@@ -93,12 +109,11 @@ class Executor(Protocol):
         ...
 
 
-class LoadedExecutor(Executor, Protocol):
-    """An executor whose workers have loaded a model."""
+class ReadyExecutor(Executor, Protocol):
+    """An executor whose workers know their models; no weights are loaded yet."""
 
-    card: ModelCard
-    defaults: GenerationDefaults
-    num_blocks: int
+    models: tuple[HostedModel, ...]
+    memory: DeviceMemory
 
 
 class LocalExecutor:

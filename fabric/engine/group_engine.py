@@ -3,8 +3,9 @@
 from concurrent.futures import Future
 from typing import Protocol
 
-from fabric.core.request import GenerationRequest, LoadReport, ServedModel
+from fabric.core.request import GenerationRequest, LoadReport, ModelLoad, ServedModel
 from fabric.core.status import RequestStatus
+from fabric.core.weights import WeightState
 from fabric.scheduler.policies import PolicyConfig
 
 
@@ -33,4 +34,14 @@ class GroupEngine(Protocol):
 
     def set_policy(self, config: PolicyConfig) -> "Future[tuple[str, str]]":
         """Schedule by another policy from the next iteration on; the names before and after."""
+        ...
+
+    def set_residence(
+        self, model: str, state: WeightState | None, pinned: bool | None
+    ) -> "Future[ModelLoad]":
+        """Bring a model's weights to COLD, HOST or RESIDENT, and pin them or not; None: as is.
+
+        The future has how it stands after the iteration that runs now: moves take longer.
+        It fails with InvalidRequest if the model could never be there.
+        """
         ...

@@ -33,20 +33,47 @@ class ParkingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings:
-    """What one worker loads and how much memory it takes.
+class ModelSettings:
+    """One model of a device group: what to load, and what it may take.
 
-    ``model`` is the id that requests name; ``kv_cache_bytes`` is what KV blocks may take;
-    ``backend`` None takes the best one that the device has.
+    ``model`` is the id that requests name. While it is resident, ``min_share`` of the device's
+    slabs are kept for its KV whatever others need, and it gets ``max_share`` of them at most.
+    ``pinned`` weights stay on the device; ``starts`` is where they are at first, as far as there
+    is room. ``profile`` is a file with measured times; None: a brief one is measured if anything
+    needs it.
     """
 
     model: str
     source: str
-    cache_dir: Path
-    device: str = "cpu"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_model_len: int | None = None
+    min_share: float = 0.0
+    max_share: float = 1.0
+    pinned: bool = False
+    starts: Literal["resident", "host", "cold"] = "resident"
+    profile: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What one worker loads and how much memory it takes.
+
+    ``memory_bytes`` are what weights and KV of all models may take on the device together; None:
+    all weights and ``kv_cache_bytes``. It is given out in slabs of ``slab_bytes`` (None: chosen
+    to suit the models' blocks). Host memory keeps ``host_weight_bytes`` of weights, so that they
+    come to the device sooner, in files below ``host_weight_dir`` that all workers of a host map
+    (None: a folder of the user's in shared memory). ``backend`` None takes the best one that the
+    device has.
+    """
+
+    models: tuple[ModelSettings, ...]
+    cache_dir: Path
+    device: str = "cpu"
     kv_cache_bytes: int = 512 * 2**20
+    memory_bytes: int | None = None
+    slab_bytes: int | None = None
+    host_weight_bytes: int = 0
+    host_weight_dir: Path | None = None
     block_size: int = 16
     num_threads: int | None = None
     backend: str | None = None
@@ -58,9 +85,8 @@ class EngineSettings:
     """One engine: its workers, its scheduler and whether prefixes are cached.
 
     With more than one device, each has a worker of these settings; ``layer_split`` are the layers
-    of each pipeline stage, None: as even as can be. The model's own context length caps
-    ``scheduler.max_model_len``. ``profile`` is a file with measured times; None: a brief one is
-    measured if anything needs it.
+    of each pipeline stage, None: as even as can be. Each model's own context length caps
+    ``scheduler.max_model_len``.
     """
 
     worker: WorkerSettings
@@ -68,4 +94,3 @@ class EngineSettings:
     prefix_cache: bool = True
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     layer_split: tuple[int, ...] | None = None
-    profile: Path | None = None

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fabric.core.weights import WeightOrder
+
 
 class Tier(StrEnum):
     """Where parked blocks are; each tier is a row of slots that hold one block each."""
@@ -48,17 +50,37 @@ class TransferResult:
 
 @dataclass(frozen=True, slots=True)
 class BlockOrders:
-    """What workers do with blocks before the next iteration, in this order.
+    """What workers do with blocks of one model before the next iteration, in this order.
 
     ``poisoned`` blocks are free: they are filled with NaN, in debug mode, so that nobody reads
-    them unnoticed. ``transfers`` are begun, and go on beside the iterations.
+    them unnoticed. ``transfers`` are begun, and go on beside the iterations. ``model`` is the
+    model's place in its group.
     """
 
     poisoned: tuple[int, ...] = ()
     transfers: tuple[Transfer, ...] = ()
+    model: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.poisoned or self.transfers)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOrders:
+    """What workers do before the next iteration, in this order.
+
+    They move ``weights``, where an EVICT frees its memory at once and a LOAD goes on beside the
+    iterations that follow; ``punched`` slabs are in nobody's use, and their memory goes back to
+    the system; then each model's ``blocks``. A transfer's number tells it from all others of the
+    group, whichever model's it is.
+    """
+
+    blocks: tuple[BlockOrders, ...] = ()
+    weights: tuple[WeightOrder, ...] = ()
+    punched: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.blocks or self.weights or self.punched)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 A frame is four bytes of length, big endian, and a msgpack array [kind, body]. The server speaks
 first: Challenge, then the router's Hello, then Welcome; from then on the router sends Submit,
 Cancel, Drain and Ping, and the group one Step for each engine step that has something for this
-router, and a Report now and then. The router's questions, Explain and SetPolicy, have numbers that
-are never reused on a connection; each is answered once, by Explained, PolicySet or Refused.
+router, and a Report now and then. The router's questions, Explain, SetPolicy and SetResidence, have numbers that are never reused on a
+connection; each is answered once, by Explained, PolicySet, ResidenceSet or Refused.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ from fabric.core.request import (
     Usage,
 )
 from fabric.core.status import RequestStatus
+from fabric.core.weights import WeightState
 from fabric.rpc.framing import MAX_FRAME_BYTES, Framing
 
-VERSION = 2
+VERSION = 3
 # Before the peer has proved that it knows the secret, it may send only this much.
 MAX_GREETING_BYTES = 4096
 
@@ -145,6 +146,27 @@ class SetPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class SetResidence:
+    """From the router: bring a model's weights to ``state``, and pin them or not; None: as is."""
+
+    question: int
+    model: str
+    state: WeightState | None
+    pinned: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResidenceSet:
+    """From the group: it has begun; where the weights are now, and why they can't go on if so."""
+
+    epoch: int
+    question: int
+    state: WeightState
+    pinned: bool
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Explained:
     """From the group: requests of all routers, by their clients' ids, and how many it left out."""
 
@@ -173,8 +195,8 @@ class Refused:
     failure: Failure
 
 
-Question = Explain | SetPolicy
-Answer = Explained | PolicySet | Refused
+Question = Explain | SetPolicy | SetResidence
+Answer = Explained | PolicySet | ResidenceSet | Refused
 Frame = (
     Challenge
     | Hello
@@ -207,6 +229,8 @@ KINDS: tuple[type[Frame], ...] = (
     Explained,
     PolicySet,
     Refused,
+    SetResidence,
+    ResidenceSet,
 )
 
 

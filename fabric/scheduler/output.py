@@ -51,11 +51,12 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerOutput:
-    """One iteration: what to forget, copy and learn, then what to compute.
+    """One iteration of one model: what to forget, copy and learn, then what to compute.
 
     Workers handle the fields in this order: ``released`` (forget these keys), ``copies``
     ((source block, target block) pairs, where no block is in two roles), ``new_sequences``,
     ``scheduled``. With nothing scheduled, all fields are empty and there is nothing to do.
+    ``model`` is the model's place in its group; the workers know sequences by model and key.
     """
 
     step: int
@@ -63,6 +64,7 @@ class SchedulerOutput:
     new_sequences: tuple[NewSequence, ...] = ()
     copies: tuple[tuple[int, int], ...] = ()
     released: tuple[int, ...] = ()
+    model: int = 0
 
     @property
     def num_tokens(self) -> int:

@@ -1,10 +1,40 @@
 """What one scheduler is told."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fabric.core.errors import ConfigError
 from fabric.scheduler.policies import PolicyConfig
+
+
+@dataclass(frozen=True, slots=True)
+class FairnessConfig:
+    """How service is shared among models and tenants that all have work.
+
+    Each (model, tenant) is owed service in proportion to the product of its ``model_weights`` and
+    ``tenant_weights`` (1 where nothing is said). Whoever has had ``lag_s`` seconds of service (at
+    weight 1) more than another ranks after it, whatever the policy says, within a priority; None:
+    the policy alone decides.
+    """
+
+    lag_s: float | None = 0.25
+    model_weights: Mapping[str, float] = field(default_factory=dict)
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencyConfig:
+    """When weights come and go.
+
+    A model without work leaves the device after ``idle_s`` (None: only for others' sake). Host
+    memory keeps ``host_bytes`` of weights. A model that was loaded stays ``min_stay`` times as
+    long as its load took before another one may have its place while it has work.
+    """
+
+    idle_s: float | None = 300.0
+    host_bytes: int = 0
+    min_stay: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +60,8 @@ class SchedulerConfig:
     swap: Literal["proactive", "on_demand", "blocking"] = "proactive"
     preemption: Literal["auto", "swap", "recompute"] = "auto"
     transfer_timeout_s: float = 30.0
+    fairness: FairnessConfig = field(default_factory=FairnessConfig)
+    residency: ResidencyConfig = field(default_factory=ResidencyConfig)
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_waiting", "max_model_len", "num_batches"):
