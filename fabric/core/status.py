@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from fabric.core.request import LoadReport, ModelCard, Timing
+from fabric.core.weights import WeightState
 
 
 class GroupState(StrEnum):
@@ -108,6 +109,20 @@ class PolicyChange:
     before: str
     after: str
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Residence:
+    """Where a model's weights are in one device group, ``elapsed_s`` after that was asked for.
+
+    ``error`` says why they are not where they were to be.
+    """
+
+    group: str
+    state: WeightState
+    pinned: bool
+    error: str = ""
+    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from typing import Any
 from fabric.core.request import LoadReport, ModelCard
 from fabric.core.status import FabricStatus, GroupState, GroupStatus, ModelState, ModelStatus
 from fabric.rpc.convert_output import duration, seconds
+from fabric.rpc.convert_weights import model_load_from_proto, model_load_to_proto
 from fabric.rpc.v1 import control_pb2, inference_pb2
 
 _TO_MODEL_STATE = {
@@ -45,6 +46,10 @@ _FIGURES = (
     "control_bytes",
     "num_collectives",
     "collective_bytes",
+    "slab_bytes",
+    "num_slabs",
+    "num_free_slabs",
+    "fragmented_bytes",
 )
 # Fields of a LoadReport that are durations in the message; absent there when 0.
 _TIMES = {
@@ -126,6 +131,7 @@ def _group_to_proto(group: GroupStatus) -> control_pb2.DeviceGroupStatus:
         state=_TO_GROUP_STATE[group.state],
         models=group.models,
         reason=group.reason,
+        hosted=map(model_load_to_proto, load.models),
         **{name: getattr(load, name) for name in _FIGURES},
         **times,
     )
@@ -136,12 +142,13 @@ def _group_from_proto(message: control_pb2.DeviceGroupStatus) -> GroupStatus:
     times: dict[str, Any] = {
         field: seconds(getattr(message, name)) for field, name in _TIMES.items()
     }
+    hosted = tuple(map(model_load_from_proto, message.hosted))
     return GroupStatus(
         name=message.name,
         address=message.address,
         epoch=message.epoch,
         state=_FROM_GROUP_STATE.get(message.state, GroupState.DOWN),
         models=tuple(message.models),
-        load=LoadReport(**figures, **times),
+        load=LoadReport(models=hosted, **figures, **times),
         reason=message.reason,
     )

@@ -4,7 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from fabric.core.request import LoadReport, Timing
+from fabric.core.errors import InvalidRequest
+from fabric.core.request import LoadReport, ModelLoad, Timing
 from fabric.core.status import (
     Explanation,
     FabricStatus,
@@ -13,7 +14,9 @@ from fabric.core.status import (
     PolicyChange,
     RequestPhase,
     RequestStatus,
+    Residence,
 )
+from fabric.core.weights import WeightState
 from fabric.rpc.convert_requests import (
     change_from_proto,
     change_to_proto,
@@ -21,16 +24,51 @@ from fabric.rpc.convert_requests import (
     explanation_to_proto,
 )
 from fabric.rpc.convert_status import fabric_status_from_proto, fabric_status_to_proto
+from fabric.rpc.convert_weights import (
+    residence_from_proto,
+    residence_to_proto,
+    wanted_state,
+    wanted_state_to_proto,
+)
 from fabric.rpc.v1 import control_pb2
 
 
 def test_every_figure_of_a_load_report_reaches_the_client() -> None:
     figures = {field.name: number for number, field in enumerate(fields(LoadReport), 1)}
-    load = LoadReport(**{**figures, "policy": "mlfq"})  # type: ignore[arg-type]
+    models = tuple(ModelLoad(state, state) for state in WeightState)
+    load = LoadReport(**{**figures, "policy": "mlfq", "models": models})  # type: ignore[arg-type]
     group = GroupStatus("gang", "127.0.0.1:1", 3, GroupState.READY, ("model",), load)
     status = FabricStatus("0.1", 2.0, (group,), 5, {"stop": 4}, False)
     data = fabric_status_to_proto(status).SerializeToString()
     assert fabric_status_from_proto(control_pb2.StatusResponse.FromString(data)) == status
+
+
+def test_every_figure_of_a_hosted_model_reaches_the_client() -> None:
+    figures = {field.name: number for number, field in enumerate(fields(ModelLoad), 1)}
+    words = {"model": "m", "state": WeightState.LOADING, "pinned": True}
+    hosted = ModelLoad(**{**figures, **words})  # type: ignore[arg-type]
+    load = LoadReport(models=(hosted, ModelLoad("n")))
+    group = GroupStatus("left", "127.0.0.1:1", 3, GroupState.READY, ("m", "n"), load)
+    status = FabricStatus("0.1", 2.0, (group,), 0, {}, False)
+    data = fabric_status_to_proto(status).SerializeToString()
+    assert fabric_status_from_proto(control_pb2.StatusResponse.FromString(data)) == status
+
+
+@pytest.mark.parametrize("state", WeightState)
+def test_where_weights_are_reaches_the_client(state: WeightState) -> None:
+    residence = Residence("left", state, True, "is still there", 1.5)
+    data = residence_to_proto(residence).SerializeToString()
+    assert residence_from_proto(control_pb2.Residence.FromString(data)) == residence
+
+
+@pytest.mark.parametrize("state", [None, *WeightState])
+def test_where_weights_are_to_be_reaches_the_server(state: WeightState | None) -> None:
+    assert wanted_state(wanted_state_to_proto(state)) is state
+
+
+def test_a_state_of_weights_that_there_isnt_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="state: is 77"):
+        wanted_state(77)
 
 
 def test_an_idle_group_sends_no_durations() -> None:
