@@ -1,10 +1,8 @@
 """The router: a grpc.aio server on a port of its own, and what it is made of."""
 
 import asyncio
-import ssl
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -16,50 +14,19 @@ from fabric.core.errors import ConfigError
 from fabric.core.status import ModelState
 from fabric.models.tokenizer import Tokenizer as ModelTokenizer
 from fabric.router import control, health, servicer
-from fabric.router.admission import Admission, AdmissionLimits
+from fabric.router.admission import Admission
 from fabric.router.catalog import Catalog
 from fabric.router.connection import GroupAddress, LinkOptions
 from fabric.router.dispatch import Dispatcher
 from fabric.router.ledger import InflightLedger
 from fabric.router.metrics import RouterMetrics
 from fabric.router.policy import LeastLoaded, RoutingPolicy
+from fabric.router.settings import RouterSettings as RouterSettings
+from fabric.router.settings import TlsSettings as TlsSettings
 from fabric.router.tokenizers import Tokenizer, TokenizerCache
 from fabric.telemetry.exposition import MetricsServer
 
 HEALTH_INTERVAL_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
-    """Files in PEM: the server's certificate and key; with ``client_ca``, clients need one too."""
-
-    cert: Path
-    key: Path
-    client_ca: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RouterSettings:
-    """How a router serves; port 0 takes a free one.
-
-    ``model_ids`` are the models that are expected: they are known before a group serves them.
-    Without a ``metrics_port``, Prometheus is told nothing.
-    """
-
-    link_secret: str
-    host: str = "127.0.0.1"
-    port: int = 0
-    model_ids: tuple[str, ...] = ()
-    max_message_bytes: int = 8 * 2**20
-    max_inflight: int = 1024
-    stall_after_s: float = 10.0
-    answer_timeout_s: float = 5.0
-    tls: TlsSettings | None = None
-    link_tls: ssl.SSLContext | None = None
-    reflection: bool = True
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int | None = None
-    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
 
 
 class RouterServer:
