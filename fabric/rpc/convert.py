@@ -142,17 +142,19 @@ def _overrides_from_proto(message: pb.GenerationSpec) -> SamplingOverrides:
 
 
 def _scheduling_from_proto(message: pb.SchedulingOptions) -> dict[str, Any]:
-    objectives = {
-        f"{name}_s": seconds(getattr(message.objectives, name))
-        for name in _OBJECTIVES
-        if message.objectives.HasField(name)
-    }
     return {
         "priority": message.priority,
         "tenant": message.tenant,
-        "objectives": Objectives(**objectives),
+        "objectives": _objectives_from_proto(message.objectives),
         "expected_tokens": message.expected_tokens if message.HasField("expected_tokens") else None,
     }
+
+
+def _objectives_from_proto(message: pb.Objectives) -> Objectives:
+    ttft_s, tpot_s, e2e_s = (
+        seconds(getattr(message, name)) if message.HasField(name) else None for name in _OBJECTIVES
+    )
+    return Objectives(ttft_s, tpot_s, e2e_s, message.refuse_if_late)
 
 
 def _set_scheduling(message: pb.SchedulingOptions, spec: GenerationSpec) -> None:
@@ -165,6 +167,8 @@ def _set_scheduling(message: pb.SchedulingOptions, spec: GenerationSpec) -> None
         if objective_s is not None:
             with naming(f"scheduling.objectives.{name}"):
                 getattr(message.objectives, name).CopyFrom(duration(objective_s))
+    if spec.objectives.refuse_if_late:
+        message.objectives.refuse_if_late = True
     if spec.expected_tokens is not None:
         with naming("scheduling.expected_tokens"):
             message.expected_tokens = spec.expected_tokens

@@ -204,6 +204,7 @@ def timing_to_proto(timing: Timing) -> pb.Timing:
         swapped=duration(timing.swapped_s) if timing.swapped_s else None,
         swapped_bytes=timing.swapped_bytes,
         recomputed_tokens=timing.recomputed_tokens,
+        load=duration(timing.load_s) if timing.load_s else None,
     )
 
 
@@ -220,6 +221,7 @@ def timing_from_proto(message: pb.Timing) -> Timing:
         message.swapped_bytes,
         message.recomputed_tokens,
         message.group,
+        seconds(message.load),
     )
 
 

@@ -61,7 +61,8 @@ def test_a_spec_comes_back_as_it_was_sent(prompt, sampling):
 
 
 @pytest.mark.parametrize(
-    "objectives", [Objectives(), Objectives(ttft_s=0.25), Objectives(1.5, 0.0625, 30.0)]
+    "objectives",
+    [Objectives(), Objectives(ttft_s=0.25), Objectives(1.5, 0.0625, 30.0, refuse_if_late=True)],
 )
 @pytest.mark.parametrize("expected_tokens", [None, 0, 512])
 def test_how_to_schedule_comes_back_as_it_was_sent(objectives, expected_tokens):
@@ -125,7 +126,7 @@ def test_a_scheduling_option_that_fits_no_field_is_named(fields, field):
         SequenceDelta(1, 0, (5, 6), "", LOGPROBS, FinishReason.STOP, StopMatch(token_id=0)),
         SequenceDelta(1, 0, (), "", (), FinishReason.STOP, StopMatch(text="END")),
         Completed(Usage(3, 4), Timing(swapped_s=0.125, swapped_bytes=2**40, recomputed_tokens=7)),
-        Completed(Usage(3, 4, 2), Timing(0.5, 0.25, 0.75, 1.5, 2.25, 3, group="left")),
+        Completed(Usage(3, 4, 2), Timing(0.5, 0.25, 0.75, 1.5, 2.25, 3, group="left", load_s=0.5)),
     ],
 )
 def test_an_event_comes_back_as_it_was_sent(event):
