@@ -113,7 +113,7 @@ def _wait_until_ready(
 def _show_directory(directory: "Directory", config: "FabricConfig", display: StartDisplay) -> None:
     ready = {group.name for group in directory.groups}
     for group in config.groups:
-        name = f"group {group.name} ({', '.join(group.models)})"
+        name = f"group {group.name} ({', '.join(group.model_ids)})"
         loading = directory.loading.get(group.name)
         if group.name in ready:
             display.finish(name)

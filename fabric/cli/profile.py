@@ -53,7 +53,7 @@ def _profile(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace, config: "FabricConfig") -> "EngineSettings":
-    hosting = [group for group in config.groups if args.model in group.models]
+    hosting = [group for group in config.groups if args.model in group.model_ids]
     if not hosting and args.source is None:
         known = ", ".join(model.id for model in config.models)
         raise ConfigError(f"{args.config} has no model {args.model!r}; it has {known}")

@@ -1,6 +1,7 @@
 """Placement as data: which models run on which devices, cut how."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fabric.core.errors import ConfigError
 
@@ -28,7 +29,8 @@ class ModelShare:
     """What a model may take of the group that hosts it.
 
     While it is resident, ``min_share`` of the device's slabs are kept for its KV, and it gets
-    ``max_share`` of them at most. Service is shared in proportion to ``weight``.
+    ``max_share`` of them at most. Service is shared in proportion to ``weight``. ``pinned``
+    weights stay on the device; ``starts`` is where they are at first.
     """
 
     model: str
@@ -36,6 +38,7 @@ class ModelShare:
     max_share: float = 1.0
     weight: float = 1.0
     pinned: bool = False
+    starts: Literal["resident", "host", "cold"] = "resident"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ import pytest
 
 from fabric.config import load_config, parse_config
 from fabric.core.errors import ConfigError
-from fabric.engine.settings import EngineSettings
+from fabric.engine.settings import EngineSettings, ModelSettings
 from fabric.scheduler.policies import PolicyConfig
+from fabric.scheduler.settings import FairnessConfig, ResidencyConfig
 
 GOOD = {
     "models": [{"id": "a", "source": "/models/a"}],
@@ -56,7 +57,7 @@ def settings_of(group: dict[str, object]) -> EngineSettings:
 def test_a_group_is_told_who_runs_first_and_what_was_measured() -> None:
     settings = settings_of({"policy": {"name": "mlfq", "alpha_s": 3}, "profile": "~/a.json"})
     assert settings.scheduler.policy == PolicyConfig("mlfq", alpha_s=3.0)
-    assert settings.profile == Path.home() / "a.json"
+    assert settings.worker.models[0].profile == Path.home() / "a.json"
 
 
 def test_what_serves_parks_blocks_where_they_outlive_a_worker() -> None:
@@ -64,6 +65,66 @@ def test_what_serves_parks_blocks_where_they_outlive_a_worker() -> None:
     parking = settings.worker.parking
     assert (parking.host_bytes, parking.disk_bytes, parking.keep) == (2 * 2**20, 2**30, True)
     assert settings.scheduler.swap == "blocking"
+
+
+SHARED = {
+    "models": [{"id": name, "source": f"/models/{name}"} for name in "ab"],
+    "groups": [{"name": "g0", "models": ["a", "b"]}],
+}
+
+
+def shared(group: dict[str, object]) -> dict[str, object]:
+    return {**SHARED, "groups": [{"name": "g0", "models": ["a", "b"], **group}]}
+
+
+def test_a_group_hosts_several_models_each_with_its_own_wishes() -> None:
+    models = ["a", {"id": "b", "min_share": 0.25, "max_share": 0.5, "starts": "cold", "weight": 2}]
+    group = {"models": models, "memory": "2GiB", "slab": "2MiB", "fairness": {"tenants": {"x": 3}}}
+    config = parse_config(shared(group), "file")
+    settings = config.engine_settings(config.groups[0])
+    first, second = settings.worker.models
+    assert first == ModelSettings(model="a", source="/models/a")
+    assert (second.min_share, second.max_share, second.starts) == (0.25, 0.5, "cold")
+    assert (settings.worker.memory_bytes, settings.worker.slab_bytes) == (2**31, 2**21)
+    assert settings.scheduler.fairness == FairnessConfig(0.25, {"a": 1.0, "b": 2.0}, {"x": 3.0})
+
+
+def test_host_memory_keeps_weights_where_several_models_take_turns() -> None:
+    assert settings_of({}).worker.host_weight_bytes == 0
+    config = parse_config(SHARED, "file")
+    settings = config.engine_settings(config.groups[0])
+    assert settings.worker.host_weight_bytes == 4 * 2**30
+    assert settings.scheduler.residency == ResidencyConfig(300.0, 4 * 2**30, 4.0)
+
+
+def test_a_model_may_be_in_several_groups() -> None:
+    groups = [{"name": name, "models": ["a"]} for name in ("g0", "g1")]
+    assert len(parse_config({**GOOD, "groups": groups}, "file").groups) == 2
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({"models": ["a", "a"]}, "groups.0: Value error, models: 'a' is named twice"),
+        ({"models": [{"id": "a", "min_share": 2}, "b"]}, "groups.0.models.0.min_share"),
+        (
+            {"models": [{"id": name, "min_share": 0.6} for name in "ab"]},
+            "models: the min_share of all is 1.2; at most 1 is there",
+        ),
+        (
+            {"models": [{"id": "a", "min_share": 0.5, "max_share": 0.4}, "b"]},
+            "groups.0.models.0: Value error, min_share is 0.5, max_share 0.4",
+        ),
+        ({"models": ["a", {"id": "b", "weight": 0}]}, "groups.0.models.1.weight"),
+        ({"profile": "a.json"}, "profile: is of one model; give each"),
+        ({"weights": {"idle_s": 0}}, "groups.0.weights.idle_s"),
+        ({"fairness": {"tenants": {"x": 0}}}, "groups.0.fairness.tenants.x"),
+    ],
+)
+def test_a_wrong_wish_of_a_model_is_refused_with_its_path(
+    group: dict[str, object], words: str
+) -> None:
+    assert words in problem(shared(group))
 
 
 @pytest.mark.parametrize("off", ["off", False])
