@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fabric.engine.block_addresses import BlockAddresses
 from kernels.ops import Backend
 
 Pairs = Sequence[tuple[int, int]]
@@ -80,19 +81,20 @@ class DeviceBlocks(Protocol):
 
 
 class CpuBlocks:
-    """Blocks of a ``kv_cache`` in host memory.
+    """Blocks of a ``kv_cache`` in host memory; ``addresses`` say where in it each begins.
 
     ``backend`` copies on the calling thread alone and without the interpreter's lock, so that
     the iterations beside it go on.
     """
 
-    def __init__(self, kv_cache: Tensor, backend: Backend) -> None:
+    def __init__(self, kv_cache: Tensor, backend: Backend, addresses: BlockAddresses) -> None:
         self._kv_cache = kv_cache
         self._backend = backend
+        self._addresses = addresses
 
     def poison(self, blocks: Sequence[int]) -> None:
         """Fill the blocks."""
-        self._kv_cache[torch.tensor(blocks)] = torch.nan
+        self._kv_cache[torch.from_numpy(self._addresses.steps(blocks))] = torch.nan
 
     def fence(self) -> object:
         """Iterations on the host are over when they return."""
@@ -100,12 +102,19 @@ class CpuBlocks:
 
     def copy_out(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
         """Copy all pairs in one call."""
-        self._backend.copy_blocks(self._kv_cache, slots, torch.tensor(pairs))
+        self._backend.copy_blocks(self._kv_cache, slots, self._addressed(pairs))
 
     def copy_in(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
         """Copy all pairs in one call."""
-        self._backend.copy_blocks(slots, self._kv_cache, torch.tensor(pairs).flip(1).contiguous())
+        addressed = self._addressed(pairs).flip(1).contiguous()
+        self._backend.copy_blocks(slots, self._kv_cache, addressed)
 
     def digests(self, blocks: Sequence[int], fence: object) -> list[int]:
         """The digests of the blocks in place."""
-        return digests(bytes_of(self._kv_cache), blocks)
+        return digests(bytes_of(self._kv_cache), self._addresses.steps(blocks).tolist())
+
+    def _addressed(self, pairs: Pairs) -> Tensor:
+        blocks, slots = zip(*pairs, strict=True)
+        return torch.stack(
+            [torch.from_numpy(self._addresses.steps(blocks)), torch.tensor(slots)], dim=1
+        )
