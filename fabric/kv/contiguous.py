@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from fabric.core.errors import InvalidRequest
+from fabric.kv.block_pool import BlockPool
 from fabric.kv.buddy import BlockRun, BuddyAllocator
 from fabric.kv.manager import Allocation, KVCacheManager
 from fabric.kv.prefix import PrefixChain
@@ -13,14 +14,16 @@ class ContiguousKVManager(KVCacheManager):
 
     The first ``allocate`` of a sequence takes the run that it has for good: it works only under
     policies that reserve all that a sequence can need (:mod:`fabric.scheduler.reservations`). A
-    reservation beyond the largest run is cut to it.
+    reservation beyond the largest run is cut to it. All blocks of the pool are taken at once.
 
     Source: vLLM (Kwon et al., SOSP 2023), section 6.1, the Orca baselines; Orca (Yu et al.,
     OSDI 2022), section 4.2.
     """
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
-        super().__init__(num_blocks, block_size, prefix_cache=False)
+    def __init__(self, pool: BlockPool, block_size: int) -> None:
+        super().__init__(pool, block_size, prefix_cache=False)
+        num_blocks = pool.num_blocks
+        assert {pool.take() for _ in range(num_blocks)} == set(range(num_blocks))
         self._buddy = BuddyAllocator(num_blocks)
         self._runs: dict[int, BlockRun] = {}
 
@@ -28,6 +31,11 @@ class ContiguousKVManager(KVCacheManager):
     def num_free_blocks(self) -> int:
         """Blocks outside of all runs; they may be too scattered to be of use."""
         return self._buddy.num_free
+
+    def fragmented_bytes(self, block_bytes: int, slab_bytes: int) -> int:
+        """Bytes of the model's slabs that are in no run."""
+        num_taken = self.num_blocks - self._buddy.num_free
+        return self.account.num_slabs * slab_bytes - num_taken * block_bytes
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks of a run that holds this many tokens."""

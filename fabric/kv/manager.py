@@ -1,12 +1,13 @@
 """Block tables of all sequences over one pool: sharing, copy-on-write, prefix cache."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.parking import Parking
 from fabric.kv.prefix import PrefixChain
+from fabric.kv.slabs import SlabAccount
 from fabric.kv.table import BlockTable, Residence
 from fabric.kv.transfer import BlockOrders, ParkingSpace, Tier, TransferResult
 
@@ -31,31 +32,37 @@ class KVCacheManager:
 
     A sequence is resident, with all of its blocks on the device, or parked, or on its way
     (:class:`fabric.kv.parking.Parking`); only resident ones may be allocated for, registered or
-    forked. ``debug`` has freed blocks poisoned.
+    forked. Blocks that the pool notes as emptied are poisoned.
 
     Source: vLLM (Kwon et al., SOSP 2023), sections 4.2 to 4.4.
     """
 
     def __init__(
         self,
-        num_blocks: int,
+        pool: BlockPool,
         block_size: int,
         prefix_cache: bool = True,
         space: ParkingSpace = ParkingSpace(),  # noqa: B008 (a value without state)
-        debug: bool = False,
+        numbers: Iterator[int] | None = None,
     ) -> None:
+        """Start without sequences; the managers of a group share the transfers' ``numbers``."""
         self.block_size = block_size
         self.prefix_cache = prefix_cache
         self.space = space
-        self._pool = BlockPool(num_blocks, notes_emptied=debug)
-        self._parking = Parking(self._pool, space, block_size, prefix_cache, self._release)
+        self._pool = pool
+        self._parking = Parking(pool, space, block_size, prefix_cache, self._release, numbers)
         self._tables: dict[int, BlockTable] = {}
         self._copies: dict[int, int] = {}
         self._held: list[int] = []
 
     @property
+    def account(self) -> SlabAccount:
+        """What the model has of the device's slabs."""
+        return self._pool.account
+
+    @property
     def num_blocks(self) -> int:
-        """Blocks of the whole pool."""
+        """Blocks that a sequence which is alone could have at most."""
         return self._pool.num_blocks
 
     @property
@@ -77,6 +84,10 @@ class KVCacheManager:
     def num_leaving_blocks(self) -> int:
         """Blocks that transfers under way are about to free."""
         return self._parking.num_leaving
+
+    def fragmented_bytes(self, block_bytes: int, slab_bytes: int) -> int:
+        """Bytes of the model's slabs that are in no block which is in use or cached."""
+        return self.account.num_slabs * slab_bytes - self._pool.num_kept * block_bytes
 
     def num_parked_blocks(self, tier: Tier) -> int:
         """Slots of a tier that are in use."""
@@ -266,12 +277,10 @@ class KVCacheManager:
             users.update(table.blocks)
         blocks, places = self._parking.holds()
         users.update(blocks)
-        for block in range(self.num_blocks):
-            assert self._pool.refcount(block) == users[block]
+        assert self._pool.users() == +users
         for tier, slots in self._parking.slots.items():
             slots.check_invariants()
-            for slot in range(slots.num_blocks):
-                assert slots.refcount(slot) == places[tier, slot]
+            assert slots.users() == {slot: n for (t, slot), n in places.items() if t is tier and n}
 
     def _adopt(self, key: int, table: BlockTable) -> None:
         if table.residence is Residence.RESIDENT:

@@ -1,8 +1,9 @@
 """The fenced protocol that moves KV blocks between the device and the tiers below it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.table import ABSENT, BlockTable, Residence
@@ -46,11 +47,15 @@ class Parking:
         block_size: int,
         caches: bool,
         release: Callable[[int], None],
+        numbers: Iterator[int] | None = None,
     ) -> None:
-        """Start with nothing parked; ``release`` takes a user away from a device block."""
+        """Start with nothing parked; ``release`` takes a user away from a device block.
+
+        Transfers get the next of ``numbers``, which several models may draw from; None: 1, 2, ...
+        """
         self.tables: dict[int, BlockTable] = {}
         self.slots = {
-            tier: BlockPool(space.num_slots(tier)) for tier in _TIERS if space.num_slots(tier)
+            tier: BlockPool.fixed(space.num_slots(tier)) for tier in _TIERS if space.num_slots(tier)
         }
         self._pool = pool
         self._release = release
@@ -60,7 +65,7 @@ class Parking:
         self._flights: dict[int, _Flight] = {}
         self._flying: Counter[int] = Counter()
         self._started: list[Transfer] = []
-        self._num_transfers = 0
+        self._numbers = count(1) if numbers is None else numbers
 
     @property
     def num_flights(self) -> int:
@@ -262,7 +267,6 @@ class Parking:
         positions: list[int],
     ) -> int:
         slots = self.slots[tier]
-        self._num_transfers += 1
         pairs = []
         for position in positions:
             block = table.blocks[position]
@@ -274,7 +278,7 @@ class Parking:
             self._pool.share(block)
             self._flying[block] += 1
             pairs.append((block, slot))
-        transfer = Transfer(self._num_transfers, direction, tier, tuple(pairs))
+        transfer = Transfer(next(self._numbers), direction, tier, tuple(pairs))
         self._flights[transfer.number] = _Flight(transfer, key, tuple(positions))
         self._started.append(transfer)
         return transfer.number

@@ -15,6 +15,7 @@ from fabric.engine.executor import ExecutorCosts, LocalExecutor
 from fabric.engine.settings import WorkerSettings
 from fabric.engine.text_output import TextOutput
 from fabric.engine.worker import Worker
+from fabric.kv.block_pool import BlockPool
 from fabric.kv.contiguous import ContiguousKVManager
 from fabric.kv.manager import KVCacheManager
 from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
@@ -46,11 +47,13 @@ class Contender:
 
 
 def _contiguous(memory: Memory) -> KVCacheManager:
-    return ContiguousKVManager(memory.num_slots // memory.block_size, memory.block_size)
+    pool = BlockPool.fixed(memory.num_slots // memory.block_size)
+    return ContiguousKVManager(pool, memory.block_size)
 
 
 def _paged(memory: Memory) -> KVCacheManager:
-    return KVCacheManager(memory.num_slots // memory.block_size, memory.block_size, False)
+    pool = BlockPool.fixed(memory.num_slots // memory.block_size)
+    return KVCacheManager(pool, memory.block_size, False)
 
 
 CONTENDERS = {

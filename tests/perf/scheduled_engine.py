@@ -25,6 +25,7 @@ from fabric.engine.profile_store import take_profile
 from fabric.engine.profiler import FULL
 from fabric.engine.settings import EngineSettings, ParkingSettings, WorkerSettings
 from fabric.engine.text_output import TextDelta, TextOutput
+from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import KVCacheManager
 from fabric.kv.transfer import ParkingSpace, Tier
 from fabric.models.sources import default_cache_dir
@@ -206,7 +207,7 @@ class Bench:
         """Requests are named by their numbers, and hints are the same in every run."""
         settings = settings_for(self._model, memory, scheduling)
         clock, executor = self._device(settings, memory)
-        kv = KVCacheManager(memory.num_blocks, BLOCK_SIZE, False, executor.space)
+        kv = KVCacheManager(BlockPool.fixed(memory.num_blocks), BLOCK_SIZE, False, executor.space)
         scheduler = WatchedScheduler(settings.scheduler, kv, frozenset(), profile=self._profile)
         ends = HiddenEnds([output for _, output in lengths])
         engine = Engine(scheduler, executor, ends, clock)

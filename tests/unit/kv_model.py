@@ -64,13 +64,19 @@ class Running:
     is_abandoned: bool = False
 
 
+def plain_blocks(pool: BlockPool) -> list[int]:
+    """The blocks of a fixed pool that hold nothing, the next one to be taken last."""
+    if 0 in pool._records:
+        return pool._records[0].plain
+    return list(range(pool.num_blocks - 1, -1, -1))
+
+
 class MovementModel:
     def __init__(self, case: Case) -> None:
         self.case = case
         space = ParkingSpace(case.num_host_slots, case.num_disk_slots)
-        self.kv = KVCacheManager(
-            case.num_blocks, case.block_size, case.prefix_cache, space, debug=True
-        )
+        pool = BlockPool.fixed(case.num_blocks, notes_emptied=True)
+        self.kv = KVCacheManager(pool, case.block_size, case.prefix_cache, space)
         if case.parking is not Parking:
             self.kv._parking = case.parking(
                 self.kv._pool, space, case.block_size, case.prefix_cache, self.kv._release
@@ -177,13 +183,13 @@ class MovementModel:
         return True
 
     def _park(self, key: int, _: int) -> bool:
-        before = self.kv._parking._num_transfers
+        before = self._started()
         parked = self.kv.park(key, self.live[key].num_computed)
         self._check_moves_nothing_used(before)
         return parked
 
     def _park_idle(self, _: int, __: int) -> bool:
-        before = self.kv._parking._num_transfers
+        before = self._started()
         num_moving = self.kv.park_idle()
         self._check_moves_nothing_used(before)
         return num_moving > 0
@@ -253,7 +259,7 @@ class MovementModel:
 
     def _void_free_slots(self) -> None:
         for tier, pool in self.slots.items():
-            for slot in pool._plain:
+            for slot in plain_blocks(pool):
                 self.tiers[tier][slot] = [VOID] * self.case.block_size
 
     def check(self) -> None:
@@ -282,10 +288,13 @@ class MovementModel:
                 f"not {wanted}"
             )
 
-    def _check_moves_nothing_used(self, before: int) -> None:
+    def _started(self) -> set[int]:
+        return {transfer.number for transfer in self.kv._parking._started}
+
+    def _check_moves_nothing_used(self, before: set[int]) -> None:
         used = {block for table in self.kv._tables.values() for block in table.blocks}
         for transfer in self.kv._parking._started:
-            if transfer.number > before:
+            if transfer.number not in before:
                 assert used.isdisjoint(block for block, _ in transfer.pairs), (
                     f"transfer {transfer.number} moves a block that a resident sequence uses"
                 )

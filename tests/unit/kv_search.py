@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.table import ABSENT, BlockTable
 from fabric.kv.transfer import Transfer
-from tests.unit.kv_model import Action, Case, MovementModel
+from tests.unit.kv_model import Action, Case, MovementModel, plain_blocks
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _pairs(transfer: Transfer, names: Names) -> tuple[tuple[int, int], ...]:
 
 
 def _pool(kind: object, pool: BlockPool, content: list[object], names: Names) -> object:
-    plain = [names.of(kind, block) for block in pool._plain]
+    plain = [names.of(kind, block) for block in plain_blocks(pool)]
     evictable = [names.of(kind, block) for block in pool._evictable]
     rows = sorted(
         (names.of(kind, block), pool.refcount(block), pool._hashes[block] or b"", tuple(row))

@@ -6,6 +6,7 @@ from itertools import pairwise
 from fabric.core.profile import Profile
 from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
+from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import KVCacheManager
 from fabric.scheduler.output import SampledTokens, SchedulerOutput, StepResult
 from fabric.scheduler.policies import PolicyConfig
@@ -44,7 +45,7 @@ class PolicyWorld:
             max_num_waiting=9999,
             policy=config,
         )
-        kv = KVCacheManager(4096, 16, False)
+        kv = KVCacheManager(BlockPool.fixed(4096), 16, False)
         self.scheduler = Scheduler(limits, kv, frozenset(), profile=profile)
         self.policy = self.scheduler._pool.policy
         self.now = 0.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fabric.core.profile import Profile
 from fabric.core.request import FinishReason, GenerationRequest, Objectives
 from fabric.core.sampling import SamplingParams
+from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import KVCacheManager
 from fabric.kv.transfer import (
     BlockOrders,
@@ -183,7 +184,8 @@ class World:
         **limits: object,
     ) -> None:
         space = ParkingSpace(*num_slots, block_bytes=BLOCK_BYTES)
-        self.kv = KVCacheManager(num_blocks, block_size, prefix_cache, space, debug=True)
+        pool = BlockPool.fixed(num_blocks, notes_emptied=True)
+        self.kv = KVCacheManager(pool, block_size, prefix_cache, space)
         self.config = SchedulerConfig(**{"max_num_seqs": 8, "policy": policy, **limits})  # type: ignore[arg-type]
         self.scheduler = Scheduler(self.config, self.kv, frozenset({EOS}), profile=profile)
         self.copies = copies or all_at_once

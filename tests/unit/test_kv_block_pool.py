@@ -4,7 +4,7 @@ from fabric.kv.block_pool import BlockPool
 
 
 def test_blocks_without_a_hash_are_taken_before_cached_ones():
-    pool = BlockPool(3)
+    pool = BlockPool.fixed(3)
     cached, plain = pool.take(), pool.take()
     pool.register(cached, b"prefix")
     pool.release(cached)
@@ -16,7 +16,7 @@ def test_blocks_without_a_hash_are_taken_before_cached_ones():
 
 
 def test_the_least_recently_used_cached_block_is_evicted_first():
-    pool = BlockPool(3)
+    pool = BlockPool.fixed(3)
     for name in (b"a", b"b", b"c"):
         pool.register(pool.take(), name)
     for block in (1, 0, 2):
@@ -27,7 +27,7 @@ def test_the_least_recently_used_cached_block_is_evicted_first():
 
 
 def test_a_shared_block_is_free_only_after_its_last_user():
-    pool = BlockPool(1)
+    pool = BlockPool.fixed(1)
     block = pool.take()
     pool.share(block)
     pool.release(block)
@@ -37,7 +37,7 @@ def test_a_shared_block_is_free_only_after_its_last_user():
 
 
 def test_a_free_cached_block_can_be_shared_again():
-    pool = BlockPool(2)
+    pool = BlockPool.fixed(2)
     block = pool.take()
     pool.register(block, b"prefix")
     pool.release(block)
@@ -48,7 +48,7 @@ def test_a_free_cached_block_can_be_shared_again():
 
 
 def test_the_first_block_of_a_prefix_stays_the_cached_one():
-    pool = BlockPool(2)
+    pool = BlockPool.fixed(2)
     first, second = pool.take(), pool.take()
     pool.register(first, b"prefix")
     pool.register(second, b"prefix")
@@ -59,14 +59,14 @@ def test_the_first_block_of_a_prefix_stays_the_cached_one():
 
 
 def test_a_double_release_is_caught():
-    pool = BlockPool(1)
+    pool = BlockPool.fixed(1)
     pool.release(pool.take())
     with pytest.raises(AssertionError, match="released more often"):
         pool.release(0)
 
 
 def test_a_block_is_noted_as_emptied_when_nothing_can_find_its_content():
-    pool = BlockPool(2, notes_emptied=True)
+    pool = BlockPool.fixed(2, notes_emptied=True)
     plain, cached = pool.take(), pool.take()
     pool.register(cached, b"prefix")
     pool.release(plain)
@@ -78,7 +78,7 @@ def test_a_block_is_noted_as_emptied_when_nothing_can_find_its_content():
 
 
 def test_a_forgotten_block_is_free_but_not_found():
-    pool = BlockPool(2)
+    pool = BlockPool.fixed(2)
     block = pool.take()
     pool.register(block, b"prefix")
     pool.release(block)

@@ -3,6 +3,7 @@ import pytest
 from fabric.core.errors import InvalidRequest
 from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
+from fabric.kv.block_pool import BlockPool
 from fabric.kv.contiguous import ContiguousKVManager
 from fabric.kv.manager import Allocation
 from fabric.kv.prefix import PrefixChain, root_hash
@@ -17,7 +18,7 @@ def chain(num_tokens: int) -> PrefixChain:
 
 
 def opened(num_blocks: int, num_reserved_tokens: int) -> ContiguousKVManager:
-    kv = ContiguousKVManager(num_blocks, 4)
+    kv = ContiguousKVManager(BlockPool.fixed(num_blocks), 4)
     kv.open(1, chain(5), [])
     assert kv.allocate(1, num_reserved_tokens, 0) is not None
     return kv
@@ -83,7 +84,7 @@ def test_reservations_differ_in_what_is_known_of_the_output(policy, expected):
 
 @pytest.mark.parametrize("policy", [ReserveMax(44), ReservePow2(44), ReserveOracle(44)])
 def test_contiguous_memory_gives_every_request_its_own_tokens(policy):
-    kv, worker = ContiguousKVManager(27, 4), ModelledWorker(4)
+    kv, worker = ContiguousKVManager(BlockPool.fixed(27), 4), ModelledWorker(4)
     scheduler = Scheduler(
         SchedulerConfig(max_num_seqs=8, max_model_len=44), kv, frozenset(), policy
     )

@@ -1,3 +1,4 @@
+from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import Allocation, KVCacheManager
 from fabric.kv.prefix import PrefixChain, root_hash
 
@@ -7,7 +8,7 @@ def chain(tokens: list[int], salt: str = "") -> PrefixChain:
 
 
 def opened(num_blocks: int, num_tokens: int) -> KVCacheManager:
-    kv = KVCacheManager(num_blocks, 4)
+    kv = KVCacheManager(BlockPool.fixed(num_blocks), 4)
     kv.open(1, chain(list(range(num_tokens))), [])
     assert kv.allocate(1, num_tokens, 0) is not None
     kv.register(1, num_tokens)
@@ -80,7 +81,7 @@ def test_the_source_of_a_copy_is_not_given_away_before_the_copy():
 
 
 def test_a_prefix_is_found_only_once_its_blocks_are_computed():
-    kv = KVCacheManager(8, 4)
+    kv = KVCacheManager(BlockPool.fixed(8), 4)
     prompt = list(range(9))
     kv.open(1, chain(prompt), [])
     kv.allocate(1, 9, 0)
@@ -102,7 +103,7 @@ def test_another_salt_finds_nothing():
 
 
 def test_nothing_is_cached_without_a_prefix_cache():
-    kv = KVCacheManager(8, 4, prefix_cache=False)
+    kv = KVCacheManager(BlockPool.fixed(8), 4, prefix_cache=False)
     kv.open(1, chain(list(range(9))), [])
     kv.allocate(1, 9, 0)
     kv.register(1, 9)

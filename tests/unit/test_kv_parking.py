@@ -2,6 +2,7 @@
 
 import pytest
 
+from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import KVCacheManager
 from fabric.kv.prefix import PrefixChain, root_hash
 from fabric.kv.table import Residence
@@ -12,8 +13,15 @@ def chain(tokens: list[int]) -> PrefixChain:
     return PrefixChain(tokens, 4, root_hash("model", ""))
 
 
-def manager(num_blocks: int = 8, host: int = 4, disk: int = 0, **options: bool) -> KVCacheManager:
-    return KVCacheManager(num_blocks, 4, space=ParkingSpace(host, disk), **options)
+def manager(
+    num_blocks: int = 8,
+    host: int = 4,
+    disk: int = 0,
+    prefix_cache: bool = True,
+    debug: bool = False,
+) -> KVCacheManager:
+    pool = BlockPool.fixed(num_blocks, notes_emptied=debug)
+    return KVCacheManager(pool, 4, prefix_cache, ParkingSpace(host, disk))
 
 
 def add(kv: KVCacheManager, key: int, num_tokens: int, first: int = 0) -> None:
