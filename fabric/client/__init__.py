@@ -26,6 +26,8 @@ from fabric.core.generation import Completed, Generation, Sequence, Started, Str
 from fabric.core.prompt import ChatMessage
 from fabric.core.request import (
     FinishReason,
+    LoadReport,
+    ModelLoad,
     Objectives,
     PositionLogprobs,
     SequenceDelta,
@@ -44,7 +46,9 @@ from fabric.core.status import (
     PolicyChange,
     RequestPhase,
     RequestStatus,
+    Residence,
 )
+from fabric.core.weights import WeightState
 
 __all__ = [
     "AsyncClient",
@@ -67,6 +71,8 @@ __all__ = [
     "GroupStatus",
     "InternalError",
     "InvalidRequest",
+    "LoadReport",
+    "ModelLoad",
     "ModelNotFound",
     "ModelState",
     "ModelStatus",
@@ -80,6 +86,7 @@ __all__ = [
     "RequestError",
     "RequestPhase",
     "RequestStatus",
+    "Residence",
     "RetryPolicy",
     "Sequence",
     "SequenceDelta",
@@ -93,4 +100,5 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Usage",
+    "WeightState",
 ]

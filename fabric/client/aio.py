@@ -15,11 +15,13 @@ from fabric.client.stream import AsyncGenerationStream, own_cancellation_only
 from fabric.core.errors import InvalidRequest
 from fabric.core.generation import Generation
 from fabric.core.prompt import PromptTokens
-from fabric.core.status import Explanation, FabricStatus, ModelStatus, PolicyChange
+from fabric.core.status import Explanation, FabricStatus, ModelStatus, PolicyChange, Residence
+from fabric.core.weights import WeightState
 from fabric.rpc.convert import naming, set_prompt, spec_to_proto
 from fabric.rpc.convert_output import duration, generation_from_proto
 from fabric.rpc.convert_requests import change_from_proto, explanation_from_proto
 from fabric.rpc.convert_status import fabric_status_from_proto, model_from_proto
+from fabric.rpc.convert_weights import residence_from_proto, wanted_state_to_proto
 from fabric.rpc.status import from_rpc_error
 from fabric.rpc.v1 import control_pb2, inference_pb2
 from fabric.rpc.v1.control_pb2_grpc import ControlServiceStub
@@ -184,6 +186,37 @@ class AsyncClient:
             request.numbers.update(numbers or {})
         response = await self._call(self._control.SetPolicy, request, self._timeout_s)
         return tuple(map(change_from_proto, response.changes))
+
+    async def set_residence(
+        self,
+        model: str,
+        state: WeightState | None = None,
+        pinned: bool | None = None,
+        *,
+        group: str = "",
+        timeout_s: float = 60.0,
+    ) -> tuple[Residence, ...]:
+        """Bring a model's weights to the device or take them away; no request is dropped.
+
+        Args:
+            model: The served model's id.
+            state: COLD, HOST or RESIDENT; nothing moves if None.
+            pinned: Whether they are to stay on the device whatever happens; as before if None.
+            group: The device group's name; empty for all that host the model.
+            timeout_s: How long the server waits until they are there.
+
+        Returns:
+            Where they are then, by group; one that has not got there says why in its ``error``.
+        """
+        request = control_pb2.SetResidenceRequest(
+            model=model, group=group, state=wanted_state_to_proto(state)
+        )
+        if pinned is not None:
+            request.pinned = pinned
+        with naming("timeout_s"):
+            request.timeout.CopyFrom(duration(timeout_s))
+        response = await self._call(self._control.SetResidence, request, None)
+        return tuple(map(residence_from_proto, response.residences))
 
     async def health(self, service: str = "") -> bool:
         """Whether the router, or one of its services by full name, can serve now."""

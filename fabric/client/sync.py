@@ -17,7 +17,8 @@ from fabric.client.stream import AsyncGenerationStream
 from fabric.core.errors import RequestCancelled
 from fabric.core.generation import Generation, StreamEvent
 from fabric.core.request import SequenceDelta
-from fabric.core.status import Explanation, FabricStatus, ModelStatus, PolicyChange
+from fabric.core.status import Explanation, FabricStatus, ModelStatus, PolicyChange, Residence
+from fabric.core.weights import WeightState
 
 T = TypeVar("T")
 
@@ -204,6 +205,20 @@ class Client:
     ) -> tuple[PolicyChange, ...]:
         """Switch the scheduling policy of a device group, or of all; no request is dropped."""
         return self._portal.run(self._client.set_policy(policy, group, numbers=numbers))
+
+    def set_residence(
+        self,
+        model: str,
+        state: WeightState | None = None,
+        pinned: bool | None = None,
+        *,
+        group: str = "",
+        timeout_s: float = 60.0,
+    ) -> tuple[Residence, ...]:
+        """Bring a model's weights to the device or take them away; no request is dropped."""
+        return self._portal.run(
+            self._client.set_residence(model, state, pinned, group=group, timeout_s=timeout_s)
+        )
 
     def health(self, service: str = "") -> bool:
         """Whether the router, or one of its services by full name, can serve now."""

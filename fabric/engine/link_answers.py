@@ -1,15 +1,31 @@
-"""How a device group answers what routers ask about its requests and its policy."""
+"""How a device group answers what routers ask about its requests, its policy and its weights."""
 
 import asyncio
 import logging
 import re
 from dataclasses import replace
 
-from fabric.core.errors import ConfigError, InternalError, InvalidRequest, RequestError
+from fabric.core.errors import (
+    ConfigError,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    RequestError,
+)
 from fabric.core.status import RequestStatus
 from fabric.engine.group_engine import GroupEngine
 from fabric.rpc.failures import failure_of
-from fabric.rpc.frames import Answer, Explain, Explained, PolicySet, Question, Refused, SetPolicy
+from fabric.rpc.frames import (
+    Answer,
+    Explain,
+    Explained,
+    PolicySet,
+    Question,
+    Refused,
+    ResidenceSet,
+    SetPolicy,
+    SetResidence,
+)
 from fabric.scheduler.policies import PolicyConfig
 
 logger = logging.getLogger(__name__)
@@ -40,11 +56,10 @@ async def answer_to(question: Question, engine: GroupEngine, epoch: int) -> Answ
                 return await _explain(question, engine, epoch)
             case SetPolicy():
                 return await _set_policy(question, engine, epoch)
+            case SetResidence():
+                return await _set_residence(question, engine, epoch)
     except RequestError as error:
         refusal = error
-    except (ConfigError, TypeError) as error:
-        # The router checks policies first: this one is of another version than we are.
-        refusal = InvalidRequest.of("policy", str(error))
     except Exception:
         logger.exception("%s failed", type(question).__name__)
         refusal = InternalError("an error of ours; see the device group's log")
@@ -62,9 +77,22 @@ async def _explain(question: Explain, engine: GroupEngine, epoch: int) -> Explai
 
 
 async def _set_policy(question: SetPolicy, engine: GroupEngine, epoch: int) -> PolicySet:
-    config = PolicyConfig(question.policy, **dict(question.numbers))  # type: ignore[arg-type]
+    try:
+        config = PolicyConfig(question.policy, **dict(question.numbers))  # type: ignore[arg-type]
+    except (ConfigError, TypeError) as error:
+        # The router checks policies first: this one is of another version than we are.
+        raise InvalidRequest.of("policy", str(error)) from error
     before, after = await asyncio.wrap_future(engine.set_policy(config))
     return PolicySet(epoch, question.question, before, after)
+
+
+async def _set_residence(question: SetResidence, engine: GroupEngine, epoch: int) -> ResidenceSet:
+    hosted = tuple(served.card.model for served in engine.served())
+    if question.model not in hosted:
+        raise ModelNotFound(question.model, hosted)
+    wish = engine.set_residence(question.model, question.state, question.pinned)
+    load = await asyncio.wrap_future(wish)
+    return ResidenceSet(epoch, question.question, load.state, load.pinned, "")
 
 
 def _place(status: RequestStatus) -> tuple[float, ...]:

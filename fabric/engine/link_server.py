@@ -26,6 +26,7 @@ from fabric.rpc.frames import (
     Question,
     Report,
     SetPolicy,
+    SetResidence,
     Step,
     StreamOutput,
     Submit,
@@ -105,7 +106,7 @@ class _Session:
                 self._submit(frame)
             case Cancel(stream):
                 self._cancel(stream)
-            case Explain() | SetPolicy():
+            case Explain() | SetPolicy() | SetResidence():
                 self._take_question(frame)
             case Drain():
                 self._shared.drain()

@@ -25,6 +25,7 @@ from fabric.rpc.frames import (
     Question,
     Refused,
     Report,
+    ResidenceSet,
     Step,
     StreamOutput,
     Submit,
@@ -179,7 +180,7 @@ class Connection:
             case Report(epoch, load) if self.is_ready:
                 if epoch == self.epoch:
                     self.load = load
-            case (Explained() | PolicySet() | Refused()) as answer if self.is_ready:
+            case Explained() | PolicySet() | ResidenceSet() | Refused() as answer if self.is_ready:
                 if answer.epoch == self.epoch:
                     self._questions.settle(answer)
             case Drain() if self.is_ready:

@@ -9,10 +9,12 @@ from fabric.core.status import FabricStatus
 from fabric.router.catalog import Catalog
 from fabric.router.dispatch import Dispatcher
 from fabric.router.handlers import Context, unary
+from fabric.router.residence import DEFAULT_TIMEOUT_S, Wish, set_residence
 from fabric.router.steering import DEFAULT_LIMIT, change_policy, explain_requests, named_groups
 from fabric.rpc.convert_output import seconds
 from fabric.rpc.convert_requests import change_to_proto, explanation_to_proto
 from fabric.rpc.convert_status import fabric_status_to_proto
+from fabric.rpc.convert_weights import residence_to_proto, wanted_state
 from fabric.rpc.v1 import control_pb2 as pb
 
 NAME = pb.DESCRIPTOR.services_by_name["ControlService"].full_name
@@ -34,6 +36,7 @@ class ControlServicer:
             "Drain": unary(pb.DrainRequest, self.drain),
             "ExplainRequests": unary(pb.ExplainRequestsRequest, self.explain_requests),
             "SetPolicy": unary(pb.SetPolicyRequest, self.set_policy),
+            "SetResidence": unary(pb.SetResidenceRequest, self.set_residence),
         }
         return grpc.method_handlers_generic_handler(NAME, methods)
 
@@ -75,6 +78,16 @@ class ControlServicer:
         """Switch the scheduling policy of one device group, or of all."""
         changes = await change_policy(self._catalog, request.group, request.policy, request.numbers)
         return pb.SetPolicyResponse(changes=map(change_to_proto, changes))
+
+    async def set_residence(
+        self, request: pb.SetResidenceRequest, context: Context
+    ) -> pb.SetResidenceResponse:
+        """Move or pin a model's weights in one device group, or in all that host it."""
+        pinned = request.pinned if request.HasField("pinned") else None
+        wish = Wish(request.model, wanted_state(request.state), pinned)
+        timeout_s = seconds(request.timeout) if request.HasField("timeout") else DEFAULT_TIMEOUT_S
+        residences = await set_residence(self._catalog, request.group, wish, timeout_s)
+        return pb.SetResidenceResponse(residences=map(residence_to_proto, residences))
 
 
 def _version() -> str:

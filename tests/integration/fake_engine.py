@@ -6,11 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 
+from fabric.core.errors import InvalidRequest
 from fabric.core.request import (
     FinishReason,
     GenerationRequest,
     LoadReport,
     ModelCard,
+    ModelLoad,
     RequestOutput,
     SequenceDelta,
     ServedModel,
@@ -19,6 +21,7 @@ from fabric.core.request import (
 )
 from fabric.core.sampling import GenerationDefaults, RequestLimits
 from fabric.core.status import RequestPhase, RequestStatus
+from fabric.core.weights import WeightState
 from fabric.scheduler.policies import PolicyConfig
 
 MODEL = "tiny"
@@ -36,6 +39,9 @@ class FakeEngine:
 
     While ``going`` is clear there are no steps, and requests stay in flight. ``is_pausing`` makes
     it clear ``going`` after each step that made tokens. With ``is_silent``, questions stay open.
+
+    ``weights`` is where its model's are; with ``is_slow`` they are long on their way to the device.
+    Reports tell of ``reported`` instead, if there is something.
     """
 
     def __init__(self) -> None:
@@ -48,6 +54,9 @@ class FakeEngine:
         self.is_pausing = False
         self.is_silent = False
         self.policies: list[PolicyConfig] = []
+        self.weights = ModelLoad(MODEL)
+        self.reported: ModelLoad | None = None
+        self.is_slow = False
         self._lock = threading.Lock()
         self._live: dict[str, tuple[GenerationRequest, int]] = {}
         self._wake = threading.Event()
@@ -75,7 +84,8 @@ class FakeEngine:
         self.cancelled.put(request_id)
 
     def report(self) -> LoadReport:
-        return replace(self.load, num_running=len(self._live))
+        models = (self.reported or self.weights,)
+        return replace(self.load, num_running=len(self._live), models=models)
 
     def served(self) -> tuple[ServedModel, ...]:
         return (served(),)
@@ -112,6 +122,24 @@ class FakeEngine:
             answer.set_result((self.load.policy, config.name))
             self.policies.append(config)
             self.load = replace(self.load, policy=config.name)
+        return answer
+
+    def set_residence(
+        self, model: str, state: WeightState | None, pinned: bool | None
+    ) -> "Future[ModelLoad]":
+        """Weights that are pinned can't be taken away."""
+        answer: Future[ModelLoad] = Future()
+        weights = self.weights
+        if pinned is not None:
+            weights = replace(weights, pinned=pinned)
+        if state is not None and state is not weights.state:
+            is_moving = self.is_slow and state is WeightState.RESIDENT
+            weights = replace(weights, state=WeightState.LOADING if is_moving else state)
+        if weights.pinned and state in (WeightState.COLD, WeightState.HOST):
+            answer.set_exception(InvalidRequest.of("state", f"is {state}, but {model} is pinned"))
+        elif not self.is_silent:
+            self.weights = weights
+            answer.set_result(weights)
         return answer
 
     @property
