@@ -16,6 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+PLAIN = "plain"
+
 
 class ShapeError(ValueError):
     """Operands' shapes, dtypes or devices don't fit together."""
@@ -60,6 +62,20 @@ class Backend(Protocol):
     Activations, weights and KV share one dtype, float32 or bfloat16; sums are in float32. Outputs
     are new tensors unless said otherwise.
     """
+
+    @property
+    def packing(self) -> str:
+        """Names the layout of packed weights; backends of one layout can use each other's.
+
+        ``PLAIN``: weights stay as they are, and packed ones share their memory.
+        """
+        ...
+
+    def packed_shape(
+        self, out_features: int, in_features: int, dtype: torch.dtype
+    ) -> tuple[int, int]:
+        """The shape that packing ``[out_features, in_features]`` gives ``PackedLinear.data``."""
+        ...
 
     def pack_linear(self, weight: Tensor) -> PackedLinear:
         """Pack ``[out_features, in_features]`` for :meth:`linear`; the input may be freed."""

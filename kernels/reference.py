@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.ops import PackedLinear, RaggedBatch, ShapeError
+from kernels.ops import PLAIN, PackedLinear, RaggedBatch, ShapeError
 
 
 class ReferenceBackend:
@@ -12,6 +12,14 @@ class ReferenceBackend:
     It is written to be read. It gathers blocks and leaves the order of sums to torch, so it is
     neither fast nor row-invariant to the last bit.
     """
+
+    packing = PLAIN
+
+    def packed_shape(
+        self, out_features: int, in_features: int, dtype: torch.dtype
+    ) -> tuple[int, int]:
+        """The weight's own."""
+        return out_features, in_features
 
     def pack_linear(self, weight: Tensor) -> PackedLinear:
         """Keep the weight as it is."""

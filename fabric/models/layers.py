@@ -9,22 +9,22 @@ Source: Megatron-LM (Shoeybi et al., 2019), section 3.
 from torch import Tensor
 
 from fabric.parallel.group import Group
-from kernels.ops import Backend
+from kernels.ops import Backend, PackedLinear
 
 
 class ColumnParallelLinear:
     """Computes this rank's output features; layers with the same input may be stacked in one."""
 
-    def __init__(self, backend: Backend, weight: Tensor, bias: Tensor | None = None) -> None:
-        """Pack this rank's rows of the weight, ``[local_out_features, in_features]``.
+    def __init__(self, backend: Backend, weight: PackedLinear, bias: Tensor | None = None) -> None:
+        """Keep this rank's rows of the weight, ``[local_out_features, in_features]``.
 
         Args:
-            backend: Packs, and computes.
+            backend: Has packed the weight, and computes.
             weight: See above.
             bias: ``[local_out_features]``; None: none.
         """
         self._backend = backend
-        self._weight = backend.pack_linear(weight)
+        self._weight = weight
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -36,11 +36,11 @@ class ColumnParallelLinear:
 class RowParallelLinear:
     """Computes all output features from this rank's input features, and sums over the ranks."""
 
-    def __init__(self, backend: Backend, group: Group, weight: Tensor) -> None:
-        """Pack this rank's columns of the weight, ``[out_features, local_in_features]``."""
+    def __init__(self, backend: Backend, group: Group, weight: PackedLinear) -> None:
+        """Keep this rank's columns of the weight, ``[out_features, local_in_features]``."""
         self._backend = backend
         self._group = group
-        self._weight = backend.pack_linear(weight)
+        self._weight = weight
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[num_tokens, local_in_features]`` to ``[num_tokens, out_features]``, on all ranks."""

@@ -4,32 +4,20 @@ Source: Touvron et al., 2023 (LLaMA; Llama 2); grouped queries: Ainslie et al., 
 biases of queries, keys and values: Qwen2 (Yang et al., 2024), section 2.2.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from fabric.models.checkpoint import Checkpoint
 from fabric.models.config import ModelConfig
-from fabric.models.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
-from fabric.models.llama_weights import HEAD, weights_of
+from fabric.models.llama_parts import LlamaLayer, LlamaParts
+from fabric.models.llama_weights import HEAD, parameter_groups, weights_of
 from fabric.models.model import RankPart
+from fabric.models.parameters import CheckpointWeights, ParameterGroup, WeightSource
 from fabric.models.progress import Progress
 from fabric.models.rope import cos_sin_table
-from fabric.models.weights import Weight, check_weights
+from fabric.models.shard import Shard
+from fabric.models.weights import check_weights
 from kernels.ops import Backend, RaggedBatch
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaLayer:
-    """One decoder layer's parameters."""
-
-    input_norm: Tensor
-    qkv: ColumnParallelLinear
-    output: RowParallelLinear
-    mlp_norm: Tensor
-    gate_up: ColumnParallelLinear
-    down: RowParallelLinear
 
 
 class LlamaForCausalLM:
@@ -55,7 +43,6 @@ class LlamaForCausalLM:
         self.config = config
         part = part or RankPart.whole(config)
         self.shard = part.shard
-        self._group = part.group
         self._backend = backend
         self._dtype = dtype
         self._num_heads = len(self.shard.heads(config))
@@ -64,10 +51,24 @@ class LlamaForCausalLM:
         self._cos_sin = cos_sin_table(
             config.rope, config.head_dim, max_model_len or config.max_position_embeddings
         )
-        self._layers: list[LlamaLayer] = []
-        self._embedding: VocabParallelEmbedding
-        self._final_norm: Tensor
-        self._head: ColumnParallelLinear
+        self._parts = LlamaParts(config, part, backend)
+
+    @staticmethod
+    def parameter_groups(config: ModelConfig, shard: Shard) -> tuple[ParameterGroup, ...]:
+        """What a rank needs: parameters outside of layers, then each layer's."""
+        return parameter_groups(config, shard)
+
+    @staticmethod
+    def check(config: ModelConfig, checkpoint: Checkpoint) -> int:
+        """Check that a checkpoint has the whole model's tensors; return how many elements.
+
+        Raises:
+            CheckpointError: Tensors are missing, unused or mis-shaped.
+        """
+        top, layers = weights_of(config)
+        weights = [*top.values(), *(weight for layer in layers for weight in layer.values())]
+        spare = (HEAD,) if config.tie_word_embeddings else ()
+        return check_weights(weights, checkpoint, spare)
 
     def load_weights(self, checkpoint: Checkpoint, progress: Progress) -> int:
         """Take this rank's weights from the checkpoint, which must be whole.
@@ -80,45 +81,19 @@ class LlamaForCausalLM:
         Raises:
             CheckpointError: Tensors are missing, unused, mis-shaped or unreadable.
         """
-        num_parameters = self._check(checkpoint)
-        top, layers = weights_of(self.config, self.shard)
-        self._load_top(top, checkpoint)
-        for done, layer in enumerate(layers):
-            progress.update("load weights", done, len(layers))
-            self._layers.append(self._load_layer(layer, checkpoint))
-        progress.update("load weights", len(layers), len(layers))
+        num_parameters = self.check(self.config, checkpoint)
+        groups = parameter_groups(self.config, self.shard)
+        source = CheckpointWeights(checkpoint, groups, self._backend, self._dtype)
+        self._parts.take_all(source, progress)
         return num_parameters
 
-    def _check(self, checkpoint: Checkpoint) -> int:
-        top, layers = weights_of(self.config)
-        weights = [*top.values(), *(weight for layer in layers for weight in layer.values())]
-        spare = (HEAD,) if self.config.tie_word_embeddings else ()
-        return check_weights(weights, checkpoint, spare)
+    def attach(self, source: WeightSource) -> None:
+        """See CausalModel."""
+        self._parts.attach(source)
 
-    def _load_top(self, weights: dict[str, Weight], checkpoint: Checkpoint) -> None:
-        tensors = {name: weight.read(checkpoint, self._dtype) for name, weight in weights.items()}
-        if self.shard.is_first:
-            vocabulary = self.shard.vocabulary(self.config)
-            self._embedding = VocabParallelEmbedding(self._group, vocabulary, tensors["embedding"])
-        if self.shard.is_last:
-            self._final_norm = tensors["final_norm"]
-            head = tensors["head" if "head" in tensors else "embedding"]
-            self._head = ColumnParallelLinear(self._backend, head)
-
-    def _load_layer(self, weights: dict[str, Weight], checkpoint: Checkpoint) -> LlamaLayer:
-        def read(parameter: str) -> Tensor:
-            return weights[parameter].read(checkpoint, self._dtype)
-
-        backend, group = self._backend, self._group
-        bias = read("qkv_bias") if "qkv_bias" in weights else None
-        return LlamaLayer(
-            input_norm=read("input_norm"),
-            qkv=ColumnParallelLinear(backend, read("qkv"), bias),
-            output=RowParallelLinear(backend, group, read("output")),
-            mlp_norm=read("mlp_norm"),
-            gate_up=ColumnParallelLinear(backend, read("gate_up")),
-            down=RowParallelLinear(backend, group, read("down")),
-        )
+    def detach(self) -> None:
+        """See CausalModel."""
+        self._parts.detach()
 
     def kv_cache_shape(self, num_blocks: int, block_size: int) -> tuple[int, ...]:
         """``(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)`` of this rank."""
@@ -127,25 +102,33 @@ class LlamaForCausalLM:
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """See CausalModel."""
-        return self._embedding(token_ids)
+        embedding = self._parts.ends.embedding
+        assert embedding is not None, "only the first stage embeds"
+        return embedding(token_ids)
 
     def forward(self, hidden: Tensor, batch: RaggedBatch, kv_cache: Tensor) -> Tensor:
         """See CausalModel."""
         ops, eps, residual = self._backend, self.config.rms_norm_eps, hidden
-        x = ops.rms_norm(residual, self._layers[0].input_norm, eps)
-        for index, layer in enumerate(self._layers):
-            if index > 0:
+        x: Tensor | None = None
+        for index, layer in enumerate(self._parts.layers()):
+            if x is None:
+                x = ops.rms_norm(residual, layer.input_norm, eps)
+            else:
                 x = ops.add_rms_norm(x, residual, layer.input_norm, eps)
             x = self._attention(x, layer, index, batch, kv_cache)
             x = ops.add_rms_norm(x, residual, layer.mlp_norm, eps)
             x = layer.down(ops.silu_and_mul(layer.gate_up(x)))
+        assert x is not None
         return residual.add_(x)
 
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """See CausalModel."""
+        ends = self._parts.ends
+        assert ends.final_norm is not None, "only the last stage makes logits"
+        assert ends.head is not None
         x = hidden.index_select(0, rows)
-        x = self._backend.rms_norm(x, self._final_norm, self.config.rms_norm_eps)
-        return self._head(x).float()
+        x = self._backend.rms_norm(x, ends.final_norm, self.config.rms_norm_eps)
+        return ends.head(x).float()
 
     def _attention(
         self, x: Tensor, layer: LlamaLayer, index: int, batch: RaggedBatch, kv_cache: Tensor

@@ -1,12 +1,14 @@
 """Which tensors of a Llama checkpoint make up each parameter, and which part a rank reads."""
 
 from fabric.models.config import ModelConfig
+from fabric.models.parameters import Parameter, ParameterGroup
 from fabric.models.shard import Shard, whole_model
 from fabric.models.weights import Weight, WeightPart
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
+LINEARS = frozenset({"qkv", "output", "gate_up", "down", "head"})
 
 
 def weights_of(
@@ -24,6 +26,20 @@ def weights_of(
     return _top_weights(config, shard), [
         _layer_weights(config, shard, f"model.layers.{layer}.") for layer in shard.layers
     ]
+
+
+def parameter_groups(config: ModelConfig, shard: Shard) -> tuple[ParameterGroup, ...]:
+    """A rank's parameters: outside of layers, and each of its layers', in order of first use.
+
+    A tied head comes right after the embedding that it equals.
+    """
+    top, layers = weights_of(config, shard)
+    if shard.is_last and "head" not in top:
+        top = {"embedding": top["embedding"], "head": top["embedding"], **top}
+    return tuple(
+        tuple(Parameter(name, weight, name in LINEARS) for name, weight in group.items())
+        for group in (top, *layers)
+    )
 
 
 def _top_weights(config: ModelConfig, shard: Shard) -> dict[str, Weight]:

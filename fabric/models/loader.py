@@ -1,7 +1,8 @@
 """From files on disk to a model that can run."""
 
-import json
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,17 +13,21 @@ from fabric.core.errors import CheckpointError, ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
-from fabric.models.checkpoint import Checkpoint, SafetensorsCheckpoint
-from fabric.models.config import GGUF_ARCHITECTURES, ModelConfig, hf_architecture
-from fabric.models.generation import generation_defaults
-from fabric.models.gguf import GgufCheckpoint
-from fabric.models.gguf_tokenizer import gguf_special_ids
+from fabric.models.config import ModelConfig
 from fabric.models.model import CausalModel, RankPart
+from fabric.models.model_files import (
+    FileStamp,
+    ModelFiles,
+    file_stamps,
+    open_checkpoint,
+    open_files,
+)
+from fabric.models.parameters import CheckpointWeights, ParameterGroup
 from fabric.models.progress import Progress
-from fabric.models.registry import build_model, check_architecture
+from fabric.models.registry import build_model, check_checkpoint, parameter_groups
 from fabric.models.shard import shard_of
 from fabric.models.sources import LocalModel
-from fabric.models.tokenizer import Tokenizer
+from fabric.models.weight_layout import WeightLayout, lay_out
 from fabric.parallel.group import Group, SoloGroup
 from kernels.ops import Backend
 
@@ -30,20 +35,34 @@ DtypeName = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model with its weights, and what others must know of it.
+class OpenedModel:
+    """All that there is to know of a rank's part of a model before its weights are read.
 
-    ``tokenizer_path`` is for :meth:`fabric.models.tokenizer.Tokenizer.load`.
+    ``groups`` are the parameters of this rank, ``layout`` is where they lie once they are packed
+    for the backend it was opened for. ``stamps`` are the files' at that time. ``tokenizer_path``
+    is for :meth:`fabric.models.tokenizer.Tokenizer.load`.
     """
 
-    model: CausalModel
+    local: LocalModel
+    stamps: tuple[FileStamp, ...]
     config: ModelConfig
     defaults: GenerationDefaults
     dtype: torch.dtype
     max_model_len: int
     num_parameters: int
-    tokenizer_path: Path
-    source: str
+    part: RankPart
+    groups: tuple[ParameterGroup, ...]
+    layout: WeightLayout
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Where the tokenizer is."""
+        return self.local.path
+
+    @property
+    def source(self) -> str:
+        """The string that the files came from."""
+        return self.local.source
 
     def card(self, name: str) -> ModelCard:
         """Describe the model as it is served under ``name``."""
@@ -57,6 +76,32 @@ class LoadedModel:
             num_parameters=self.num_parameters,
             source=self.source,
         )
+
+    def build(self, backend: Backend) -> CausalModel:
+        """Build the model without weights."""
+        return build_model(self.config, backend, self.dtype, self.max_model_len, self.part)
+
+    @contextmanager
+    def reading(self, backend: Backend) -> Iterator[CheckpointWeights]:
+        """Open the files again, to read this rank's weights and have them packed.
+
+        Raises:
+            CheckpointError: The files have changed, or can't be opened.
+        """
+        if file_stamps(self.local) != self.stamps:
+            raise CheckpointError(f"{self.local.path} has changed since the model was opened")
+        checkpoint = open_checkpoint(self.local)
+        try:
+            yield CheckpointWeights(checkpoint, self.groups, backend, self.dtype)
+        finally:
+            checkpoint.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel(OpenedModel):
+    """A model with its weights."""
+
+    model: CausalModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +131,34 @@ class RankPlace:
         return RankPart(shard, self.group)
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A checkpoint with its files' configuration read."""
+def open_model(
+    local: LocalModel,
+    backend: Backend,
+    dtype: DtypeName,
+    max_model_len: int | None,
+    place: RankPlace | None = None,
+) -> OpenedModel:
+    """Read a model's configuration, check the names and shapes of all its tensors, read none.
 
-    checkpoint: Checkpoint
-    config: ModelConfig
-    defaults: GenerationDefaults
+    Args:
+        local: Where the files are.
+        backend: The weights are laid out for it.
+        dtype: Of weights, activations and KV; "auto" is the stored one, with bfloat16 for
+            float16 and for quantized weights.
+        max_model_len: Longest sequence; None: what the model was made for.
+        place: Whose weights are meant; None: all.
+
+    Raises:
+        CheckpointError: The files are malformed, or don't fit a supported model.
+        ConfigError: ``max_model_len`` is more than the model was made for, or the model can't be
+            cut for that place.
+        SourceError: The tokenizer is missing or malformed.
+    """
+    stamps, files = file_stamps(local), open_files(local)
+    try:
+        return _describe(local, stamps, files, _Wanted(backend, dtype, max_model_len, place))
+    finally:
+        files.checkpoint.close()
 
 
 def load_model(
@@ -103,66 +169,53 @@ def load_model(
     progress: Progress,
     place: RankPlace | None = None,
 ) -> LoadedModel:
-    """Load a model's weights, or one rank's part of them, into a backend's layout.
+    """Open a model and load its weights, or one rank's part of them, into a backend's layout.
 
-    Args:
-        local: Where the files are.
-        backend: Packs the weights and will run the model.
-        dtype: Of weights, activations and KV; "auto" is the stored one, with bfloat16 for
-            float16 and for quantized weights.
-        max_model_len: Longest sequence; None: what the model was made for.
-        progress: Hears of the stage "load weights".
-        place: Whose weights to read; None: all.
-
-    Raises:
-        CheckpointError: The files are malformed, or don't fit a supported model.
-        ConfigError: ``max_model_len`` is more than the model was made for, or the model can't be
-            cut for that place.
-        SourceError: The tokenizer is missing or malformed.
+    Arguments and errors are those of :func:`open_model`; ``progress`` hears of the stage "load
+    weights".
     """
-    opened = _open_gguf(local.path) if local.format == "gguf" else _open_folder(local.path)
+    stamps, files = file_stamps(local), open_files(local)
     try:
-        config = opened.config
-        length = _checked_length(max_model_len, config)
-        torch_dtype = _torch_dtype(dtype, config)
-        part = (place or RankPlace.alone()).part_of(config)
-        model = build_model(config, backend, torch_dtype, length, part)
-        num_parameters = model.load_weights(opened.checkpoint, progress)
+        wanted = _Wanted(backend, dtype, max_model_len, place)
+        opened = _describe(local, stamps, files, wanted)
+        model = opened.build(backend)
+        model.load_weights(files.checkpoint, progress)
     finally:
-        opened.checkpoint.close()
-    return LoadedModel(
-        model=model,
+        files.checkpoint.close()
+    known = {field.name: getattr(opened, field.name) for field in dataclasses.fields(opened)}
+    return LoadedModel(**known, model=model)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """How a model is to be opened."""
+
+    backend: Backend
+    dtype: DtypeName
+    max_model_len: int | None
+    place: RankPlace | None
+
+
+def _describe(
+    local: LocalModel, stamps: tuple[FileStamp, ...], files: ModelFiles, wanted: _Wanted
+) -> OpenedModel:
+    config, dtype = files.config, _torch_dtype(wanted.dtype, files.config)
+    length = _checked_length(wanted.max_model_len, config)
+    part = (wanted.place or RankPlace.alone()).part_of(config)
+    num_parameters = check_checkpoint(config, files.checkpoint)
+    groups = parameter_groups(config, part.shard)
+    return OpenedModel(
+        local=local,
+        stamps=stamps,
         config=config,
-        defaults=opened.defaults,
-        dtype=torch_dtype,
+        defaults=files.defaults,
+        dtype=dtype,
         max_model_len=length,
         num_parameters=num_parameters,
-        tokenizer_path=local.path,
-        source=local.source,
+        part=part,
+        groups=groups,
+        layout=lay_out(groups, wanted.backend, dtype),
     )
-
-
-def _open_folder(folder: Path) -> _Opened:
-    raw = _read_json(folder / "config.json")
-    check_architecture(hf_architecture(raw))
-    config = ModelConfig.from_hf(raw)
-    path = folder / "generation_config.json"
-    generation = _read_json(path) if path.is_file() else {}
-    has_tokenizer = (folder / "tokenizer.json").is_file()
-    ends = Tokenizer.load(folder).eos_token_ids if has_tokenizer else ()
-    defaults = generation_defaults(generation, raw.get("eos_token_id"), ends)
-    return _Opened(SafetensorsCheckpoint(folder), config, defaults)
-
-
-def _open_gguf(path: Path) -> _Opened:
-    checkpoint = GgufCheckpoint(path)
-    metadata = checkpoint.metadata
-    arch = str(metadata.get("general.architecture", "unknown"))
-    check_architecture(GGUF_ARCHITECTURES.get(arch, arch))
-    is_tied = "lm_head.weight" not in checkpoint.names()
-    config = ModelConfig.from_gguf(metadata, is_tied, checkpoint.rope_factors)
-    _, ends = gguf_special_ids(metadata)
-    return _Opened(checkpoint, config, generation_defaults({}, ends))
 
 
 def _checked_length(asked: int | None, config: ModelConfig) -> int:
@@ -178,13 +231,3 @@ def _torch_dtype(asked: DtypeName, config: ModelConfig) -> torch.dtype:
     if asked == "float32" or (asked == "auto" and config.dtype == "float32"):
         return torch.float32
     return torch.bfloat16
-
-
-def _read_json(path: Path) -> Mapping[str, object]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: an object is needed")
-    return raw

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fabric.models.checkpoint import Checkpoint
 from fabric.models.config import ModelConfig
+from fabric.models.parameters import WeightSource
 from fabric.models.progress import Progress
 from fabric.models.shard import Shard, whole_model
 from fabric.parallel.group import Group, SoloGroup
@@ -38,6 +39,19 @@ class CausalModel(Protocol):
 
     def load_weights(self, checkpoint: Checkpoint, progress: Progress) -> int:
         """Take this rank's weights; return the number of elements of the whole model's."""
+        ...
+
+    def attach(self, source: WeightSource) -> None:
+        """Take weights from here as iterations need them, in place of those before.
+
+        Groups are as in the family's ``parameter_groups``. Each is asked for once, by the thread
+        that runs the iteration, which waits for it; :meth:`forward` begins with the first layer
+        while others are on their way.
+        """
+        ...
+
+    def detach(self) -> None:
+        """Let go of all weights; until others are attached, iterations raise RuntimeError."""
         ...
 
     def kv_cache_shape(self, num_blocks: int, block_size: int) -> tuple[int, ...]:

@@ -23,6 +23,12 @@ class WeightPart:
     rows: slice = field(default_factory=lambda: ALL)
     columns: slice = field(default_factory=lambda: ALL)
 
+    @property
+    def read_shape(self) -> tuple[int, ...]:
+        """The shape of the range that is read."""
+        ranges = zip((self.rows, self.columns), self.shape, strict=False)
+        return tuple(len(range(*part.indices(size))) for part, size in ranges)
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -34,6 +40,12 @@ class Weight:
     def of(cls, *parts: WeightPart) -> "Weight":
         """Stack these parts."""
         return cls(parts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what :meth:`read` returns."""
+        shapes = [part.read_shape for part in self.parts]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
     def read(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
         """Read the parts and stack their rows."""

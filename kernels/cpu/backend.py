@@ -35,14 +35,22 @@ class CpuBackend:
         if num_threads < 1:
             raise ValueError(f"num_threads is {num_threads}; at least 1 is needed")
         self.isa: str = isa or _kernels.supported_isas()[0]
+        # The number changes with the order of a packed weight's elements.
+        self.packing = f"panels-1-{self.isa}"
         self._kernels = _kernels.Kernels(self.isa, num_threads)
+
+    def packed_shape(
+        self, out_features: int, in_features: int, dtype: torch.dtype
+    ) -> tuple[int, int]:
+        """Whole panels, and whole pairs of bfloat16 columns."""
+        depth = in_features + in_features % 2 if dtype is torch.bfloat16 else in_features
+        return self._kernels.packed_rows(out_features), depth
 
     def pack_linear(self, weight: Tensor) -> PackedLinear:
         """Pack into panels of columns; rows and an odd last column are padded with zeros."""
         is_bf16 = check_matrix("weight", weight)
         rows, columns = weight.shape
-        depth = columns + columns % 2 if is_bf16 else columns
-        data = torch.empty((self._kernels.packed_rows(rows), depth), dtype=weight.dtype)
+        data = torch.empty(self.packed_shape(rows, columns, weight.dtype), dtype=weight.dtype)
         self._kernels.pack_linear(
             is_bf16, weight.data_ptr(), rows, columns, weight.stride(0), data.data_ptr()
         )

@@ -1,0 +1,96 @@
+"""A model's parameters in groups: those outside of layers, then each layer's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fabric.models.checkpoint import Checkpoint
+from fabric.models.weights import Weight
+from kernels.ops import Backend, PackedLinear
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter: which tensors it is made of, and whether a backend packs it for linears."""
+
+    name: str
+    weight: Weight
+    is_linear: bool = False
+
+
+ParameterGroup = tuple[Parameter, ...]
+
+
+class Parameters(Protocol):
+    """The values of one group's parameters."""
+
+    def tensor(self, name: str) -> Tensor:
+        """A parameter that is used as it is."""
+        ...
+
+    def linear(self, name: str) -> PackedLinear:
+        """A parameter that is packed."""
+        ...
+
+
+class WeightSource(Protocol):
+    """Where a model takes its parameters from, group by group."""
+
+    def group(self, index: int) -> Parameters:
+        """A group's values; waits until they are there.
+
+        Raises:
+            FabricError: They will never be.
+        """
+        ...
+
+
+class CheckpointWeights:
+    """Reads a rank's parameters from a checkpoint, and packs them, each when it is asked for."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        groups: Sequence[ParameterGroup],
+        backend: Backend,
+        dtype: torch.dtype,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._groups = groups
+        self._backend = backend
+        self._dtype = dtype
+
+    def group(self, index: int) -> "CheckpointParameters":
+        """See WeightSource; nothing is read yet."""
+        return CheckpointParameters(
+            self._checkpoint, self._groups[index], self._backend, self._dtype
+        )
+
+
+class CheckpointParameters:
+    """One group of :class:`CheckpointWeights`."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, group: ParameterGroup, backend: Backend, dtype: torch.dtype
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._weights = {parameter.name: parameter.weight for parameter in group}
+        self._backend = backend
+        self._dtype = dtype
+        # A tied head is asked for after its embedding, and shares what was read.
+        self._last: tuple[Weight, Tensor] | None = None
+
+    def tensor(self, name: str) -> Tensor:
+        """Read the parameter."""
+        weight = self._weights[name]
+        if self._last is None or self._last[0] != weight:
+            self._last = None
+            self._last = weight, weight.read(self._checkpoint, self._dtype)
+        return self._last[1]
+
+    def linear(self, name: str) -> PackedLinear:
+        """Read the parameter, and pack it."""
+        return self._backend.pack_linear(self.tensor(name))
