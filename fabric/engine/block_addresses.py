@@ -39,8 +39,8 @@ class BlockAddresses:
         slab, place = divmod(block, self.blocks_per_slab)
         return slab * self.steps_per_slab + place * self.steps_per_block
 
-    def steps(self, blocks: Sequence[int]) -> NDArray[np.int64]:
-        """Where blocks begin, in their order."""
+    def steps(self, blocks: Sequence[int] | Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+        """Where blocks begin, or pairs of them; of the same shape."""
         slabs, places = np.divmod(np.asarray(blocks, np.int64), self.blocks_per_slab)
         found: NDArray[np.int64] = slabs * self.steps_per_slab + places * self.steps_per_block
         return found

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fabric.engine.block_addresses import BlockAddresses
 from fabric.engine.block_tier import CopyFailed
 from fabric.engine.device_blocks import Pairs, bytes_of, digests
 
@@ -43,15 +44,16 @@ class Cuda(Protocol):
 
 
 class CudaBlocks:
-    """Blocks of a ``kv_cache`` on a GPU.
+    """Blocks of a ``kv_cache`` on a GPU; ``addresses`` say where in it each begins.
 
     A copy waits for the fence, an event that was recorded behind the iterations which may still
     use its blocks; it is over when an event recorded behind it has passed. Host memory is pinned
     when it is first copied to or from, and stays so until the process ends.
     """
 
-    def __init__(self, kv_cache: Tensor, cuda: Cuda) -> None:
+    def __init__(self, kv_cache: Tensor, cuda: Cuda, addresses: BlockAddresses) -> None:
         self._kv_cache = kv_cache
+        self._addresses = addresses
         self._cuda = cuda
         self._copies = cuda.Stream()
         self._pinned: set[int] = set()
@@ -59,7 +61,7 @@ class CudaBlocks:
 
     def poison(self, blocks: Sequence[int]) -> None:
         """Fill the blocks, behind the iterations in flight."""
-        self._kv_cache[torch.tensor(blocks, device=self._kv_cache.device)] = torch.nan
+        self._kv_cache[self._steps(blocks)] = torch.nan
 
     def fence(self) -> object:
         """An event behind the iterations given to the device so far."""
@@ -79,7 +81,7 @@ class CudaBlocks:
         """The digests of copies of the blocks."""
         with self._cuda.stream(self._copies):
             self._copies.wait_event(fence)
-            copies = self._kv_cache[torch.tensor(blocks, device=self._kv_cache.device)].cpu()
+            copies = self._kv_cache[self._steps(blocks)].cpu()
         return digests(bytes_of(copies), range(len(blocks)))
 
     def _copy(self, pairs: Pairs, slots: Tensor, fence: object, *, is_out: bool) -> None:
@@ -87,14 +89,30 @@ class CudaBlocks:
         done = self._cuda.Event()
         with self._cuda.stream(self._copies):
             self._copies.wait_event(fence)
-            for block, slot, count in runs(pairs):
-                on_device = self._kv_cache[block : block + count]
+            for step, slot, count in self._runs(pairs):
+                stride = self._addresses.steps_per_block
+                on_device = self._kv_cache[step : step + count * stride : stride]
                 on_host = slots[slot : slot + count]
                 source, target = (on_device, on_host) if is_out else (on_host, on_device)
                 target.copy_(source, non_blocking=True)
             done.record(self._copies)
         while not done.query():
             time.sleep(POLL_S)
+
+    def _steps(self, blocks: Sequence[int]) -> Tensor:
+        return torch.from_numpy(self._addresses.steps(blocks)).to(self._kv_cache.device)
+
+    def _runs(self, pairs: Pairs) -> list[tuple[int, int, int]]:
+        """What follows on both sides, as (first step, first slot, how many blocks)."""
+        size = self._addresses.blocks_per_slab
+        found = []
+        for block, slot, count in runs(pairs):
+            # Blocks that follow each other lie one behind the other only within a slab.
+            while count:
+                part = min(count, size - block % size)
+                found.append((self._addresses.step(block), slot, part))
+                block, slot, count = block + part, slot + part, count - part
+        return found
 
     def _pin(self, slots: Tensor) -> None:
         storage = slots.untyped_storage()

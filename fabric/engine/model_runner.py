@@ -1,8 +1,11 @@
 """Turns one scheduled iteration into tensors, a forward pass and sampled tokens."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from fabric.engine.block_addresses import BlockAddresses
 from fabric.engine.sampler import Sampler, SampleRow
 from fabric.engine.sequence_table import SequenceTable
 from fabric.models.model import CausalModel
@@ -11,8 +14,16 @@ from fabric.scheduler.output import SampledTokens, ScheduledSequence, SchedulerO
 from kernels.ops import Backend
 
 
+@dataclass(frozen=True, slots=True)
+class KVMemory:
+    """A model's view of the KV memory, and where in it its blocks begin."""
+
+    kv_cache: Tensor
+    addresses: BlockAddresses
+
+
 class ModelRunner:
-    """Owns a model's KV memory and its sequences' state on one device.
+    """Runs one model on one device while its weights are there; knows its sequences.
 
     ``pipeline`` are the ranks at this one's place in every stage: activations come from the one
     before and go to the one after. All tensor ranks of the last stage sample, and agree.
@@ -22,14 +33,15 @@ class ModelRunner:
         self,
         model: CausalModel,
         backend: Backend,
-        kv_cache: Tensor,
+        memory: KVMemory,
         table: SequenceTable,
         sampler: Sampler,
         pipeline: Group,
     ) -> None:
         self._model = model
         self._backend = backend
-        self._kv_cache = kv_cache
+        self._kv_cache = memory.kv_cache
+        self._addresses = memory.addresses
         self._table = table
         self._sampler = sampler
         self._pipeline = pipeline
@@ -63,7 +75,7 @@ class ModelRunner:
         for key in output.released:
             self._table.release(key)
         if output.copies:
-            pairs = torch.tensor(output.copies, dtype=torch.int64)
+            pairs = torch.from_numpy(self._addresses.steps(output.copies))
             self._backend.copy_blocks(self._kv_cache, self._kv_cache, pairs)
         for new in output.new_sequences:
             self._table.add(new)

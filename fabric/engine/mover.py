@@ -1,52 +1,53 @@
 """Carries out the scheduler's transfers of KV blocks on threads of its own, beside iterations."""
 
-import contextlib
 import logging
-import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fabric.engine.block_tier import BlockTier, CopyFailed, piece_blocks
-from fabric.engine.copy_pace import CopyPace
+from fabric.engine.copy_pace import CopyPace, give_way
 from fabric.engine.device_blocks import DeviceBlocks, Pairs
 from fabric.engine.settings import ParkingSettings
 from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer, TransferResult
 
 logger = logging.getLogger(__name__)
 
-# Where iterations need all processors, a copy thread gets a tenth of one.
-NICENESS = 10
+
+@dataclass(frozen=True, slots=True)
+class ModelBlocks:
+    """One model's blocks on the device, what one weighs, and the tiers that they are parked in."""
+
+    device: DeviceBlocks
+    tiers: Mapping[Tier, BlockTier]
+    block_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
+    blocks: ModelBlocks
     transfer: Transfer
     fence: object
     at_s: float
 
 
 class Mover:
-    """Copies blocks between a device and its tiers; every transfer gets exactly one result.
+    """Copies models' blocks between a device and their tiers; each transfer gets one result.
 
     ``move`` belongs to the thread that runs iterations, and never waits for a copy. ``on_moved``
-    is called on the copy threads. Transfers are begun in their order; those in flight at one
-    time have no block and no slot in common, which their giver sees to.
+    is called on the copy threads. Transfers are begun in their order, whichever model's they are;
+    those in flight at one time have no block and no slot in common, which their giver sees to.
     """
 
     def __init__(
         self,
-        device: DeviceBlocks,
-        tiers: Mapping[Tier, BlockTier],
-        block_bytes: int,
+        models: Sequence[ModelBlocks],
         settings: ParkingSettings,
         on_moved: Callable[[TransferResult], None],
     ) -> None:
-        self._device = device
-        self._tiers = tiers
-        self._block_bytes = block_bytes
+        self._models = models
         self._delay_s = settings.delay_s
         self._on_moved = on_moved
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
@@ -54,21 +55,22 @@ class Mover:
         self._pace = CopyPace(settings.max_bytes_per_s, self._closing)
         self._threads = [
             threading.Thread(target=self._work, name=f"copy-{i}", daemon=True)
-            for i in range(settings.num_copy_threads if tiers else 0)
+            for i in range(settings.num_copy_threads if any(model.tiers for model in models) else 0)
         ]
         for thread in self._threads:
             thread.start()
 
     def move(self, orders: BlockOrders) -> None:
-        """Poison blocks, and queue transfers behind what the device does now."""
+        """Poison a model's blocks, and queue transfers behind what the device does now."""
+        blocks = self._models[orders.model]
         if orders.poisoned:
-            self._device.poison(orders.poisoned)
+            blocks.device.poison(orders.poisoned)
         if not orders.transfers:
             return
-        fence, now_s = self._device.fence(), time.perf_counter()
+        fence, now_s = blocks.device.fence(), time.perf_counter()
         for transfer in orders.transfers:
-            if transfer.tier in self._tiers:
-                self._orders.put(_Order(transfer, fence, now_s))
+            if transfer.tier in blocks.tiers:
+                self._orders.put(_Order(blocks, transfer, fence, now_s))
             else:
                 self._on_moved(TransferResult(transfer.number, f"there is no {transfer.tier} tier"))
 
@@ -81,8 +83,7 @@ class Mover:
             thread.join()
 
     def _work(self) -> None:
-        with contextlib.suppress(PermissionError):  # the process is even nicer
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        give_way()
         while (order := self._orders.get()) is not None and not self._closing.is_set():
             self._on_moved(self._carry_out(order))
 
@@ -90,7 +91,7 @@ class Mover:
         transfer, start_s = order.transfer, time.perf_counter()
         result = TransferResult(
             transfer.number,
-            num_bytes=len(transfer.pairs) * self._block_bytes,
+            num_bytes=len(transfer.pairs) * order.blocks.block_bytes,
             queue_s=start_s - order.at_s,
         )
         try:
@@ -115,10 +116,11 @@ class Mover:
         self._copy_pairs(order, pairs)
 
     def _copy_pairs(self, order: _Order, pairs: Pairs) -> None:
-        tier = self._tiers[order.transfer.tier]
+        blocks = order.blocks
+        tier = blocks.tiers[order.transfer.tier]
         copy = tier.store if order.transfer.direction is Direction.OUT else tier.load
-        size = piece_blocks(self._block_bytes)
+        size = piece_blocks(blocks.block_bytes)
         for start in range(0, len(pairs), size):
             piece = pairs[start : start + size]
-            self._pace.wait_for(len(piece) * self._block_bytes)
-            copy(self._device, piece, order.fence)
+            self._pace.wait_for(len(piece) * blocks.block_bytes)
+            copy(blocks.device, piece, order.fence)

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from fabric.core.sampling import SamplingParams
+from fabric.engine.block_addresses import BlockAddresses
 from fabric.scheduler.output import NewSequence, ScheduledSequence
 from kernels.ops import RaggedBatch
 
@@ -33,12 +34,16 @@ class SequenceRow:
 class SequenceTable:
     """Follows the scheduler's changes, and turns an iteration into a ragged batch.
 
-    Tokens and block ids live in two arrays with one row a sequence, so that building a batch
-    costs a few vectorised look-ups, not a walk over each sequence.
+    Tokens and block tables live in two arrays with one row a sequence, so that building a batch
+    costs a few vectorised look-ups, not a walk over each sequence. Block tables hold where blocks
+    begin, as ``addresses`` say, which is what kernels index a ``kv_cache`` with.
     """
 
-    def __init__(self, max_model_len: int, block_size: int, num_rows: int = 8) -> None:
+    def __init__(
+        self, max_model_len: int, block_size: int, addresses: BlockAddresses, num_rows: int = 8
+    ) -> None:
         self._block_size = block_size
+        self._addresses = addresses
         max_blocks = -(-max_model_len // block_size)
         self._tokens = np.zeros((num_rows, max_model_len + 1), dtype=np.int64)
         self._blocks = np.zeros((num_rows, max_blocks), dtype=np.int32)
@@ -52,8 +57,9 @@ class SequenceTable:
         return self._sequences[key]
 
     def release(self, key: int) -> None:
-        """Forget a sequence."""
-        self._free_rows.append(self._sequences.pop(key).row)
+        """Forget a sequence, if it is known: a table begins anew each time weights are loaded."""
+        if sequence := self._sequences.pop(key, None):
+            self._free_rows.append(sequence.row)
 
     def add(self, new: NewSequence) -> None:
         """Learn a sequence: its tokens so far and its block table."""
@@ -62,7 +68,7 @@ class SequenceTable:
         row = self._free_rows.pop()
         num_tokens = len(new.token_ids)
         self._tokens[row, :num_tokens] = new.token_ids
-        self._blocks[row, : len(new.block_ids)] = new.block_ids
+        self._blocks[row, : len(new.block_ids)] = self._addresses.steps(new.block_ids)
         self._sequences[new.key] = SequenceRow(
             row, new.index, new.num_prompt_tokens, num_tokens, len(new.block_ids), new.sampling
         )
@@ -75,10 +81,12 @@ class SequenceTable:
         sequence.num_tokens = num_tokens
         if item.replaced_block is not None:
             position, block = item.replaced_block
-            self._blocks[sequence.row, position] = block
-        end = sequence.num_blocks + len(item.new_block_ids)
-        self._blocks[sequence.row, sequence.num_blocks : end] = item.new_block_ids
-        sequence.num_blocks = end
+            self._blocks[sequence.row, position] = self._addresses.step(block)
+        if item.new_block_ids:
+            end = sequence.num_blocks + len(item.new_block_ids)
+            steps = self._addresses.steps(item.new_block_ids)
+            self._blocks[sequence.row, sequence.num_blocks : end] = steps
+            sequence.num_blocks = end
 
     def prompt_tokens(self, sequence: SequenceRow) -> IntArray:
         """A view of the prompt's token ids."""

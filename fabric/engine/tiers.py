@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fabric.core.errors import ConfigError
@@ -50,6 +51,15 @@ def open_tiers(
             is_checked=settings.debug,
         )
     return tiers
+
+
+def split_parking(settings: ParkingSettings, num_models: int) -> ParkingSettings:
+    """The share that each of a worker's models has of the memory and the disk to park in."""
+    return replace(
+        settings,
+        host_bytes=settings.host_bytes // num_models,
+        disk_bytes=settings.disk_bytes // num_models,
+    )
 
 
 def space_of(tiers: Mapping[Tier, BlockTier], block: BlockFormat) -> ParkingSpace:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fabric.engine.block_addresses import BlockAddresses
 from fabric.engine.block_tier import CopyFailed
 from fabric.engine.device_blocks import CpuBlocks
 from fabric.engine.host_tier import HostTier
@@ -193,7 +194,7 @@ def test_a_folder_that_others_may_use_is_refused_and_workers_do_without(
 def test_a_flipped_byte_is_seen_by_the_next_owner_and_by_a_load(folder: Path) -> None:
     arena = KeptArena(folder, wanted(linger_s=5.0))
     tier = HostTier(arena, block_format(), has_digests=True)
-    device = CpuBlocks(random_cache(), select_backend("cpu", None, 1))
+    device = CpuBlocks(random_cache(), select_backend("cpu", None, 1), BlockAddresses.dense())
     tier.store(device, PAIRS, None)
     at = arena.memory.find(random_cache()[7].numpy().tobytes())
     arena.memory[at] ^= 1

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fabric.engine.block_addresses import BlockAddresses
 from fabric.engine.block_tier import BlockTier
 from fabric.engine.device_blocks import BlockFormat, CpuBlocks, Pairs, bytes_of
-from fabric.engine.mover import Mover
+from fabric.engine.mover import ModelBlocks, Mover
 from fabric.engine.settings import ParkingSettings
 from fabric.engine.tiers import open_tiers
 from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer, TransferResult
@@ -70,6 +71,6 @@ def start_moving(
 ) -> Moving:
     tiers = open_tiers(settings, block := block_format(cache.dtype))
     results: queue.SimpleQueue[TransferResult] = queue.SimpleQueue()
-    device = blocks(cache, select_backend("cpu", None, 1))
-    mover = Mover(device, tiers, block.block_bytes, settings, results.put)
+    device = blocks(cache, select_backend("cpu", None, 1), BlockAddresses.dense())
+    mover = Mover([ModelBlocks(device, tiers, block.block_bytes)], settings, results.put)
     return Moving(cache, mover, tiers, results)

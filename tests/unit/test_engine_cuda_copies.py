@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fabric.engine.block_addresses import BlockAddresses
 from fabric.engine.block_tier import CopyFailed
 from fabric.engine.cuda_copies import CudaBlocks, runs
 
@@ -77,7 +78,8 @@ class FakeMemory:
     num_bytes: int = 64
 
     def __getitem__(self, part: slice) -> "FakeMemory":
-        return FakeMemory(self.cuda, f"{self.name}[{part.start}:{part.stop}]")
+        step = "" if part.step is None else f":{part.step}"
+        return FakeMemory(self.cuda, f"{self.name}[{part.start}:{part.stop}{step}]")
 
     def copy_(self, source: "FakeMemory", non_blocking: bool) -> None:
         assert non_blocking
@@ -94,6 +96,8 @@ class FakeMemory:
 
 
 PAIRS = [(3, 0), (4, 1), (9, 2), (2, 3)]
+# Slabs of 4 blocks in 13 steps, 3 steps a block.
+ADDRESSES = BlockAddresses(4, 13, 3)
 
 
 @pytest.fixture
@@ -103,7 +107,7 @@ def cuda() -> FakeCuda:
 
 @pytest.fixture
 def blocks(cuda: FakeCuda) -> CudaBlocks:
-    return CudaBlocks(cast(Tensor, FakeMemory(cuda, "device")), cuda)
+    return CudaBlocks(cast(Tensor, FakeMemory(cuda, "device")), cuda, ADDRESSES)
 
 
 def test_copies_wait_for_the_iterations_before_them_and_are_over_when_an_event_after_them_is(
@@ -116,9 +120,10 @@ def test_copies_wait_for_the_iterations_before_them_and_are_over_when_an_event_a
         "pin 64",
         "into copies",
         "copies wait for event 1",
-        "device[3:5] to host[0:2]",
-        "device[9:10] to host[2:3]",
-        "device[2:3] to host[3:4]",
+        "device[9:12:3] to host[0:1]",
+        "device[13:16:3] to host[1:2]",
+        "device[29:32:3] to host[2:3]",
+        "device[6:9:3] to host[3:4]",
         "event 2 behind copies",
         "out again",
     ]
@@ -135,7 +140,7 @@ def test_copies_in_go_the_other_way_and_memory_is_pinned_once(
     assert cuda.log[1:5] == [
         "into copies",
         "copies wait for event 3",
-        "host[0:1] to device[3:4]",
+        "host[0:1] to device[9:12:3]",
         "event 4 behind copies",
     ]
 
@@ -146,6 +151,17 @@ def test_memory_that_cannot_be_pinned_fails_the_transfer(
     cuda.register_error = 2
     with pytest.raises(CopyFailed, match="CUDA error 2"):
         blocks.copy_out(PAIRS, cast(Tensor, FakeMemory(cuda, "host")), blocks.fence())
+
+
+def test_blocks_that_follow_each_other_in_a_slab_are_copied_as_one(
+    cuda: FakeCuda, blocks: CudaBlocks
+) -> None:
+    slots = cast(Tensor, FakeMemory(cuda, "host"))
+    blocks.copy_out([(i, i) for i in range(1, 7)], slots, blocks.fence())
+    assert [line for line in cuda.log if " to " in line] == [
+        "device[3:12:3] to host[1:4]",
+        "device[13:22:3] to host[4:7]",
+    ]
 
 
 def test_runs_join_what_follows_on_both_sides() -> None:
