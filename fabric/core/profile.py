@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from types import NoneType
 from typing import Any
@@ -146,6 +147,10 @@ class Profile:
             return cls(**_parse(text))
         except (ConfigError, TypeError, ValueError) as error:
             raise ConfigError(f"{origin}: {error}") from error
+
+
+Profiles = Mapping[str, Profile]
+"""The profiles of a group's models, by model."""
 
 
 def _parse(text: str) -> dict[str, Any]:

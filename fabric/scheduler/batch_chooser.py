@@ -1,49 +1,64 @@
-"""Which sequences the next iteration may compute."""
+"""Which sequences of one model the next iteration may compute."""
 
-from fabric.kv.manager import KVCacheManager
+from fabric.scheduler.lane import Lane
 from fabric.scheduler.request import SequenceState, SequenceStatus
 from fabric.scheduler.request_pool import RequestPool
+from fabric.scheduler.room import Room
 from fabric.scheduler.settings import SchedulerConfig
-from fabric.scheduler.swapper import Swapper
 
 
 class BatchChooser:
-    """Takes sequences in order of rank, and brings in those that wait.
+    """Takes one model's sequences in their order, and brings in those that wait.
 
-    ``prefix_query_tokens`` of prompts were looked up in the prefix cache, ``prefix_hit_tokens``
-    found.
+    ``admits`` is whether any may be brought in. ``prefix_query_tokens`` of prompts were looked up
+    in the prefix cache, ``prefix_hit_tokens`` found.
     """
 
-    def __init__(
-        self, config: SchedulerConfig, kv: KVCacheManager, pool: RequestPool, swapper: Swapper
-    ) -> None:
+    def __init__(self, config: SchedulerConfig, lane: Lane, pool: RequestPool, room: Room) -> None:
+        self.admits = True
         self.prefix_hit_tokens = 0
         self.prefix_query_tokens = 0
         self._config = config
-        self._kv = kv
+        self.lane = lane
+        self._kv = lane.kv
         self._pool = pool
-        self._swapper = swapper
-        self._num_spare_blocks = int(config.watermark * kv.num_blocks)
+        self._room = room
+        self._num_spare_blocks = int(config.watermark * lane.kv.num_blocks)
+        self._blocked: tuple[int, int] | None = None
+
+    def next_order(self) -> tuple[float, ...] | None:
+        """The order of the sequence for whose sake the model would run next; None: it can't.
+
+        One that waits counts unless there were too few blocks for it and there are no more now.
+        """
+        best = next((item.order for item in self.lane.running if item.num_left), None)
+        head = self.lane.waiting.peek() if self.admits else None
+        if head is None or (best is not None and best < head.order):
+            return best
+        is_blocked = self._blocked is not None and (
+            self._blocked[0] == head.key and self._kv.num_free_blocks <= self._blocked[1]
+        )
+        return best if is_blocked else head.order
 
     def choose(self, now: float) -> list[SequenceState]:
-        """The sequences that the next iteration may compute, in order of rank.
+        """The sequences that the next iteration may compute, in their order.
 
         Those that wait come in as their turn comes: all by themselves if the policy is not
-        preemptive, else ahead of whoever runs and ranks after them.
+        preemptive, else ahead of whoever runs and comes after them.
         """
-        pool, policy, residents = self._pool, self._pool.policy, self._pool.running.copy()
+        lane, policy, residents = self.lane, self._pool.policy, self.lane.running.copy()
         if self._nobody_joins(residents):
             return residents[: self._config.max_num_seqs]
-        num_arriving = pool.num_slots - sum(sequence.num_samples for sequence in residents)
+        num_arriving = lane.num_slots - sum(sequence.num_samples for sequence in residents)
         num_slots, budget = self._config.max_num_seqs, self._config.max_num_batched_tokens
         chosen: list[SequenceState] = []
         num_growing = 0
-        may_admit, position = policy.may_admit(len(residents)), 0
+        may_admit, position = self.admits and policy.may_admit(len(residents)), 0
         while num_slots > 0:
             resident = residents[position] if position < len(residents) else None
-            head = pool.waiting.peek() if may_admit else None
+            head = lane.waiting.peek() if may_admit else None
             if head is not None and (
-                resident is None or (policy.is_preemptive and head.rank < resident.rank)
+                resident is None or (policy.is_preemptive and head.order < resident.order)
             ):
                 fits = head.num_samples + num_arriving <= num_slots and budget > 0
                 num_spare = self._num_spare_blocks if residents or chosen else 0
@@ -68,26 +83,27 @@ class BatchChooser:
 
     def _nobody_joins(self, residents: list[SequenceState]) -> bool:
         """Whether plainly those that rank first run and nobody joins them: the usual case."""
-        pool, num_seqs = self._pool, self._config.max_num_seqs
-        if pool.num_slots != len(residents):
+        lane, num_seqs = self.lane, self._config.max_num_seqs
+        if lane.num_slots != len(residents):
             return False
-        head = pool.waiting.peek()
-        if head is None:
+        head = lane.waiting.peek()
+        if head is None or not self.admits:
             return True
         if len(residents) < num_seqs:
             return False
-        return not pool.policy.is_preemptive or residents[num_seqs - 1].rank < head.rank
+        return not self._pool.policy.is_preemptive or residents[num_seqs - 1].order < head.order
 
     def _bring_in(self, sequence: SequenceState, num_spare: int, now: float) -> bool:
         """Give the first of those that wait its blocks, or begin to; False if there are too few."""
         if self._try_to_bring_in(sequence, num_spare, now):
             return True
-        policy = self._pool.policy
-        if not policy.is_preemptive:
-            return False
-        num_blocks = self._kv.num_blocks_for(self._num_reserved_tokens(sequence))
-        self._swapper.make_room(sequence, num_blocks + num_spare, now)
-        return self._try_to_bring_in(sequence, num_spare, now)
+        if self._pool.policy.is_preemptive:
+            num_blocks = self._kv.num_blocks_for(self._num_reserved_tokens(sequence))
+            self._room.make(sequence, num_blocks + num_spare, now)
+            if self._try_to_bring_in(sequence, num_spare, now):
+                return True
+        self._blocked = (sequence.key, self._kv.num_free_blocks)
+        return False
 
     def _try_to_bring_in(self, sequence: SequenceState, num_spare: int, now: float) -> bool:
         pool, kv = self._pool, self._kv
@@ -106,7 +122,7 @@ class BatchChooser:
     def _num_reserved_tokens(self, sequence: SequenceState) -> int:
         """For how many tokens it takes blocks; the last possible token never has KV."""
         num_wanted = self._pool.policy.num_reserved_tokens(sequence)
-        return max(len(sequence.tokens), min(num_wanted, self._config.max_model_len - 1))
+        return max(len(sequence.tokens), min(num_wanted, self.lane.spec.max_model_len - 1))
 
     def _grows(self, sequence: SequenceState) -> bool:
         """Whether a sequence's next token needs another block."""
@@ -118,6 +134,7 @@ class BatchChooser:
         if request.admitted_s is not None:
             return
         request.admitted_s = now
+        request.load_s += self.lane.absent_until_s(now)
         request.cached_tokens = sequence.num_computed_tokens
         self.prefix_hit_tokens += request.cached_tokens
         self.prefix_query_tokens += sequence.num_prompt_tokens

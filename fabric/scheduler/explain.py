@@ -3,7 +3,6 @@
 from collections import Counter
 
 from fabric.core.status import RequestPhase, RequestStatus
-from fabric.kv.manager import KVCacheManager
 from fabric.kv.transfer import Tier
 from fabric.scheduler.plan import StepPlan
 from fabric.scheduler.request import RequestState, SequenceState, SequenceStatus
@@ -18,19 +17,15 @@ _PHASES = {
 }
 
 
-def explain(
-    pool: RequestPool, kv: KVCacheManager, plan: StepPlan, now: float
-) -> tuple[RequestStatus, ...]:
+def explain(pool: RequestPool, plan: StepPlan, now: float) -> tuple[RequestStatus, ...]:
     """The status of each live request, in order of arrival; ``plan`` is the last iteration's."""
-    return tuple(_status(request, pool, kv, plan, now) for request in pool.requests.values())
+    return tuple(_status(request, pool, plan, now) for request in pool.requests.values())
 
 
-def _status(
-    request: RequestState, pool: RequestPool, kv: KVCacheManager, plan: StepPlan, now: float
-) -> RequestStatus:
-    source = request.source
+def _status(request: RequestState, pool: RequestPool, plan: StepPlan, now: float) -> RequestStatus:
+    source, kv = request.source, pool.lanes[request.lane].kv
     # Among several sequences, the one that is served first stands for the request.
-    first = min(request.sequences.values(), key=lambda sequence: sequence.rank)
+    first = min(request.sequences.values(), key=lambda sequence: sequence.order)
     num_blocks, tiers = 0, Counter[Tier]()
     for sequence in request.sequences.values():
         num_here, places = kv.places(sequence.key)
@@ -42,7 +37,7 @@ def _status(
         phase=_phase(first, plan),
         tenant=source.tenant,
         priority=source.priority,
-        rank=tuple(map(float, first.rank)),
+        rank=tuple(map(float, first.order)),
         level=pool.policy.level(first),
         num_prompt_tokens=len(source.prompt_token_ids),
         num_output_tokens=request.num_output_tokens,

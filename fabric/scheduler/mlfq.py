@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from fabric.core.profile import Profile
+from fabric.core.profile import Profiles
 from fabric.scheduler.policy import Rank, StaticPolicy
 from fabric.scheduler.quanta import Quanta, Starvation
 from fabric.scheduler.request import SequenceState
@@ -43,11 +43,11 @@ class MLFQ(StaticPolicy):
     is_preemptive = True
 
     def __init__(
-        self, quanta: Quanta, starvation: Starvation, profile: Profile, max_num_seqs: int
+        self, quanta: Quanta, starvation: Starvation, profiles: Profiles, max_num_seqs: int
     ) -> None:
         self._quanta = quanta
         self._starvation = starvation
-        self._profile = profile
+        self._profiles = profiles
         self._max_num_seqs = max_num_seqs
         # In the order in which they began to wait, since the clock never goes back.
         self._places: OrderedDict[int, _Place] = OrderedDict()
@@ -128,11 +128,12 @@ class MLFQ(StaticPolicy):
 
     def _next_iteration_s(self, sequence: SequenceState) -> float:
         """The profiled time of the rest of its prompt, or of an iteration that decodes."""
+        profile = self._profiles[sequence.request.source.model]
         num_tokens, num_computed = len(sequence.tokens), sequence.num_computed_tokens
         if num_tokens - num_computed > 1:
-            return self._profile.rest_of_prefill_s(num_tokens, num_computed)
+            return profile.rest_of_prefill_s(num_tokens, num_computed)
         batch = max(1, min(len(self._places), self._max_num_seqs))
-        return self._profile.decode_s(batch, num_tokens)
+        return profile.decode_s(batch, num_tokens)
 
     def _rank(self, place: _Place, since_s: float) -> Rank:
         request = place.sequence.request

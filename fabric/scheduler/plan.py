@@ -1,16 +1,18 @@
 """One iteration while it is being put together."""
 
-from fabric.kv.manager import Allocation, KVCacheManager
+from fabric.kv.manager import Allocation
+from fabric.scheduler.lane import Lane
 from fabric.scheduler.output import NewSequence, ScheduledSequence, SchedulerOutput
 from fabric.scheduler.request import SequenceState
 
 
 class StepPlan:
-    """The sequences chosen so far, and the tokens that are left of the iteration's budget."""
+    """The sequences of one model chosen so far, and the tokens left of the iteration's budget."""
 
-    __slots__ = ("_chosen", "budget")
+    __slots__ = ("_chosen", "budget", "lane")
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, lane: Lane, budget: int) -> None:
+        self.lane = lane
         self.budget = budget
         self._chosen: dict[int, tuple[SequenceState, int, Allocation]] = {}
 
@@ -31,8 +33,12 @@ class StepPlan:
         if chosen is not None:
             self.budget += chosen[1]
 
-    def finish(self, step: int, kv: KVCacheManager, released: tuple[int, ...]) -> SchedulerOutput:
-        """Write the plan down for the workers."""
+    def finish(self, step: int) -> SchedulerOutput:
+        """Write the plan down for the workers.
+
+        An empty iteration never reaches them, so what they are to forget waits.
+        """
+        kv, released = self.lane.kv, self.lane.released
         scheduled: list[ScheduledSequence] = []
         introduced: list[NewSequence] = []
         for sequence, num_new_tokens, allocation in self._chosen.values():
@@ -52,6 +58,14 @@ class StepPlan:
                 introduced.append(sequence.introduce(kv.block_ids(key)))
             sequence.num_known_tokens = num_tokens
             scheduled.append(item)
+        forgotten = tuple(released) if scheduled else ()
+        if scheduled:
+            released.clear()
         return SchedulerOutput(
-            step, tuple(scheduled), tuple(introduced), kv.take_copies(), released
+            step,
+            tuple(scheduled),
+            tuple(introduced),
+            kv.take_copies(),
+            forgotten,
+            self.lane.number,
         )

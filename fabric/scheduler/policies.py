@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fabric.core.errors import ConfigError
-from fabric.core.profile import Profile
+from fabric.core.profile import Profiles
 from fabric.scheduler.baselines import Orca, PriorityPolicy, RequestLevel
 from fabric.scheduler.edf import EDF
 from fabric.scheduler.lengths import LengthEstimator
@@ -50,26 +50,26 @@ class PolicyConfig:
 
 
 def make_policy(
-    config: PolicyConfig, profile: Profile, max_num_seqs: int, lengths: LengthEstimator
+    config: PolicyConfig, profiles: Profiles, max_num_seqs: int, lengths: LengthEstimator
 ) -> Policy:
     """The policy that a configuration names.
 
     Args:
         config: Its name and numbers.
-        profile: How long iterations take on this device group.
+        profiles: How long iterations of each model take on this device group.
         max_num_seqs: Sequences that one iteration computes at most.
         lengths: What outputs that ended were like.
     """
     match config.name:
         case "mlfq":
-            return MLFQ(*_queues(config, profile), profile, max_num_seqs)
+            return MLFQ(*_queues(config, profiles), profiles, max_num_seqs)
         case "naive_mlfq":
-            quanta, starvation = _queues(config, profile)
+            quanta, starvation = _queues(config, profiles)
             fixed = Starvation(starvation.alpha_s, alpha_load=0.0)
-            return NaiveMLFQ(quanta, fixed, profile, max_num_seqs)
+            return NaiveMLFQ(quanta, fixed, profiles, max_num_seqs)
         case "srw":
             restraint = Restraint(config.ageing, config.min_run_s)
-            return SRW(restraint, lengths, profile, max_num_seqs)
+            return SRW(restraint, lengths, profiles, max_num_seqs)
         case "edf":
             return EDF()
         case "priority":
@@ -82,8 +82,10 @@ def make_policy(
             return FCFS()
 
 
-def _queues(config: PolicyConfig, profile: Profile) -> tuple[Quanta, Starvation]:
-    first_s = profile.min_iteration_s if config.quantum_s is None else config.quantum_s
+def _queues(config: PolicyConfig, profiles: Profiles) -> tuple[Quanta, Starvation]:
+    # Queues are the whole group's: a quantum is as long for every model.
+    shortest_s = min(profile.min_iteration_s for profile in profiles.values())
+    first_s = shortest_s if config.quantum_s is None else config.quantum_s
     return (
         Quanta.geometric(first_s, config.quantum_ratio),
         Starvation(config.alpha_s, config.alpha_load),

@@ -31,18 +31,21 @@ class RequestState:
 
     ``sequences`` holds the live ones by index, ``unfinished`` the indices that haven't ended:
     before the fork, sequence 0 stands for all of them. ``last_preemption`` says why one of them
-    last had to give way.
+    last had to give way. ``lane`` is the number of its model's; in ``load_s`` before it was
+    admitted the model's weights were not on the device.
     """
 
     __slots__ = (
         "admitted_s", "arrival_s", "cached_tokens", "deadline_s", "first_token_s",
-        "last_preemption", "num_output_tokens", "num_preemptions", "number", "recomputed_tokens",
-        "sequences", "source", "swapped_bytes", "swapped_s", "unfinished",
+        "lane", "last_preemption", "load_s", "num_output_tokens", "num_preemptions", "number",
+        "recomputed_tokens", "sequences", "source", "swapped_bytes", "swapped_s", "unfinished",
     )  # fmt: skip
 
-    def __init__(self, source: GenerationRequest, number: int, now: float) -> None:
+    def __init__(self, source: GenerationRequest, number: int, lane: int, now: float) -> None:
         self.source = source
         self.number = number
+        self.lane = lane
+        self.load_s = 0.0
         self.arrival_s = now
         self.deadline_s = None if source.timeout_s is None else now + source.timeout_s
         self.admitted_s: float | None = None
@@ -83,6 +86,7 @@ class RequestState:
             swapped_s=self.swapped_s,
             swapped_bytes=self.swapped_bytes,
             recomputed_tokens=self.recomputed_tokens,
+            load_s=self.load_s,
         )
 
 
@@ -97,13 +101,16 @@ class SequenceState:
     ``num_lost_tokens`` had KV when it was preempted and are to be computed again; it had
     ``num_preempted_tokens`` tokens then. ``since_s`` is when it came to be where it is, and
     ``ticket`` its entry in the waiting queue, 0 for none.
+
+    ``order`` is its place among all sequences of the group: by priority, then by the ``turn`` of
+    its model and tenant, then by the rest of the policy's ``rank``.
     """
 
     __slots__ = (
         "chain", "first_step", "index", "key", "num_computed_tokens", "num_known_tokens",
         "num_lost_tokens", "num_preempted_tokens", "num_preemptions", "num_prompt_tokens",
-        "num_samples", "num_scheduled_tokens", "rank", "request", "since_s", "status", "ticket",
-        "tokens",
+        "num_samples", "num_scheduled_tokens", "order", "rank", "request", "since_s", "status",
+        "ticket", "tokens", "turn",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +133,8 @@ class SequenceState:
         self.ticket = 0
         self.status = SequenceStatus.NEW
         self.rank: tuple[float, ...] = ()
+        self.turn = 0
+        self.order: tuple[float, ...] = ()
         self.first_step = NEVER
 
     def fork(self, key: int, index: int) -> "SequenceState":
@@ -140,6 +149,16 @@ class SequenceState:
     def num_left(self) -> int:
         """Tokens that no iteration has been given to compute yet."""
         return len(self.tokens) - self.num_scheduled_tokens
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether copies that move it on or off the device are under way."""
+        return self.status in (SequenceStatus.COPYING_OUT, SequenceStatus.COPYING_IN)
+
+    def set_place(self, rank: tuple[float, ...]) -> None:
+        """Take a rank of the policy, in the present turn."""
+        self.rank = rank
+        self.order = (rank[0], self.turn, *rank[1:])
 
     def lose(self, num_tokens: int = 0) -> None:
         """Keep only the KV of the first tokens; results under way are void."""

@@ -1,23 +1,26 @@
 """What to compute in each iteration, and what becomes of the tokens that it gives."""
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Sequence
+from dataclasses import replace
 
 from fabric.core.errors import (
     DeadlineExceeded,
     InvalidRequest,
+    ModelNotFound,
     Overloaded,
     RequestCancelled,
 )
-from fabric.core.profile import Profile
-from fabric.core.request import FinishReason, GenerationRequest, LoadReport, StopMatch
+from fabric.core.request import FinishReason, GenerationRequest, LoadReport, ModelLoad, StopMatch
 from fabric.core.status import RequestStatus
-from fabric.kv.manager import KVCacheManager
-from fabric.kv.transfer import BlockOrders, Direction, Tier, TransferResult
+from fabric.core.weights import WeightOrder, WeightResult, WeightState
+from fabric.kv.transfer import TransferResult, WorkerOrders
 from fabric.scheduler.admission import check_fits
 from fabric.scheduler.batch_chooser import BatchChooser
 from fabric.scheduler.explain import explain
+from fabric.scheduler.fairness import Fairness
+from fabric.scheduler.lane import ScheduledModel
 from fabric.scheduler.lengths import LengthEstimator
+from fabric.scheduler.load import Totals, report_load
 from fabric.scheduler.output import (
     RequestEnd,
     SampledTokens,
@@ -26,17 +29,20 @@ from fabric.scheduler.output import (
     StepResult,
 )
 from fabric.scheduler.plan import StepPlan
+from fabric.scheduler.planner import Planner
 from fabric.scheduler.policies import PolicyConfig, make_policy
 from fabric.scheduler.policy import Policy
+from fabric.scheduler.presence import Presence
 from fabric.scheduler.request import SequenceState, SequenceStatus
 from fabric.scheduler.request_pool import RequestPool
+from fabric.scheduler.room import Room
 from fabric.scheduler.settings import SchedulerConfig
 from fabric.scheduler.stopping import ending_of
 from fabric.scheduler.swapper import Swapper
 
 
 class Scheduler:
-    """Decides each iteration: the sequences that rank first, in one token budget.
+    """Decides each iteration: one model's sequences that rank first, in one token budget.
 
     A sequence is known by how many of its tokens have KV; whether the rest is a prompt, a chunk
     of one, or the last sampled token makes no difference. Blocks for all of a sequence's tokens
@@ -44,6 +50,9 @@ class Scheduler:
     blocks run out, the sequence that ranks last gives up its own: they are moved to a tier, or
     dropped and recomputed later, whichever is cheaper. Under a preemptive policy sequences that
     wait also take the places of those that rank after them.
+
+    Several models take turns iteration by iteration: the next one is that whose best sequence
+    ranks highest among those that can run. Iterations in flight may be of different models.
 
     Source: Orca (Yu et al., OSDI 2022), sections 3.1 and 4.1; vLLM (Kwon et al., SOSP 2023),
     section 4.5; chunked prefill: Sarathi-Serve (Agrawal et al., OSDI 2024), section 4; preemption
@@ -53,72 +62,90 @@ class Scheduler:
     def __init__(
         self,
         config: SchedulerConfig,
-        kv: KVCacheManager,
-        eos_token_ids: frozenset[int],
+        models: Sequence[ScheduledModel],
         policy: Policy | None = None,
-        profile: Profile | None = None,
+        presence: Presence | None = None,
     ) -> None:
         """Make a scheduler without requests.
 
         Args:
             config: Its limits.
-            kv: The blocks that it gives out.
-            eos_token_ids: The tokens that end a sequence.
+            models: The models, and the blocks that it gives out for each.
             policy: Who goes first; None: the one that ``config`` names.
-            profile: How long iterations and copies take; None: a rough guess.
+            presence: Where the models' weights are; None: on the device, for good.
         """
         self._config = config
-        self._kv = kv
-        self._eos_token_ids = eos_token_ids
-        self._profile = profile or Profile.flat(0.01, 0.0005)
         self._lengths = LengthEstimator()
-        self._pool = RequestPool(kv, policy or self._make_policy(config.policy), self._lengths)
-        self._swapper = Swapper(config, kv, self._pool, self._profile)
-        self._chooser = BatchChooser(config, kv, self._pool, self._swapper)
+        self._profiles = {model.model: model.profile for model in models}
+        self._pool = RequestPool(
+            models,
+            policy or self._make_policy(config.policy),
+            self._lengths,
+            Fairness(config.fairness),
+        )
+        lanes = self._pool.lanes
+        self._swappers = [Swapper(config, lane, self._pool) for lane in lanes]
+        self._room = Room(self._pool, self._swappers)
+        self._choosers = [BatchChooser(config, lane, self._pool, self._room) for lane in lanes]
+        self._presence = presence or Presence()
+        self._presence.follow(self._pool, self._room, self._choosers)
+        self._planner = Planner(config, self._pool, self._room, self._choosers, self._presence)
         self._step = 0
         self._num_steps = 0
         self._num_tokens = 0
         self._now = 0.0
         self._updated_s = 0.0
         self._starts_s: dict[int, float] = {}
-        self._orders = BlockOrders()
-        self._plan = StepPlan(config.max_num_batched_tokens)
+        self._stall_s = 0.0
+        self._stalled_since_s: float | None = None
+        self._orders = WorkerOrders()
+        self._plan = StepPlan(lanes[0], config.max_num_batched_tokens)
 
     @property
     def has_work(self) -> bool:
-        """Whether a request is unfinished, its end not taken yet, or a copy under way."""
-        return bool(self._pool.requests or self._pool.ended or self._swapper.num_under_way)
+        """Whether a request is unfinished, its end not taken yet, or a move under way."""
+        return bool(self._pool.requests or self._pool.ended or self.num_moves)
 
     @property
-    def num_transfers(self) -> int:
-        """Transfers under way that sequences may wait for."""
-        return self._swapper.num_under_way
+    def num_moves(self) -> int:
+        """Transfers of blocks, and moves of weights, that are under way."""
+        return self._num_transfers + self._presence.num_moves
+
+    @property
+    def _num_transfers(self) -> int:
+        return sum(swapper.num_under_way for swapper in self._swappers)
 
     def waits_for_copies(self, now: float) -> bool:
         """Whether transfers under way are to be over before anything else is computed."""
         if self._config.swap != "blocking":
             return False
-        self._swapper.abandon_late(now)
-        return self._swapper.num_under_way > 0
+        for swapper in self._swappers:
+            swapper.abandon_late(now)
+        return self._num_transfers > 0
 
     def add(self, request: GenerationRequest, now: float) -> None:
         """Queue a request.
 
         Raises:
+            ModelNotFound: It is for a model of another group.
             InvalidRequest: It could not be served even if it were alone.
             Overloaded: The queue is full.
         """
         self._now = now
+        lane = self._pool.lane_named(request.model)
+        if lane is None:
+            raise ModelNotFound(request.model, tuple(lane.model for lane in self._pool.lanes))
         if request.request_id in self._pool.requests:
             raise InvalidRequest.of("request_id", f"{request.request_id!r} is in use")
-        check_fits(request, self._kv, self._config.max_model_len, self._config.max_num_seqs)
-        num_waiting = len(self._pool.waiting)
+        check_fits(request, lane.kv, lane.spec.max_model_len, self._config.max_num_seqs)
+        num_waiting = sum(len(lane.waiting) for lane in self._pool.lanes)
         if num_waiting >= self._config.max_num_waiting:
             raise Overloaded(
                 f"{num_waiting} sequences wait already", self._pool.pace.time_for_s(num_waiting)
             )
-        self._pool.add(request, now)
-        self._swapper.note_arrival(len(request.prompt_token_ids), now)
+        self._pool.add(request, lane, now)
+        self._swappers[lane.number].note_arrival(len(request.prompt_token_ids), now)
+        self._presence.note_arrival(lane, now)
 
     def cancel(self, request_id: str) -> None:
         """End a request and free its blocks; it may have ended already."""
@@ -148,6 +175,24 @@ class Scheduler:
         """
         self._pool.change_policy(self._make_policy(config), now)
 
+    def set_residence(
+        self, model: str, state: WeightState | None, pinned: bool | None, now: float
+    ) -> ModelLoad:
+        """Have a model's weights brought somewhere, and pinned or not; None: as it is.
+
+        Returns:
+            How the model stands now: moves take longer.
+
+        Raises:
+            ModelNotFound: It is not one of the group's.
+            InvalidRequest: The weights could never be there.
+        """
+        lane = self._pool.lane_named(model)
+        if lane is None:
+            raise ModelNotFound(model, tuple(lane.model for lane in self._pool.lanes))
+        self._presence.ask(lane, state, pinned, now)
+        return self._presence.load_of(lane)
+
     def schedule(self, now: float) -> SchedulerOutput:
         """Choose what the next iteration computes, after ending requests whose time is over.
 
@@ -155,35 +200,40 @@ class Scheduler:
         """
         self._now = now
         self._end_expired(now)
-        self._swapper.abandon_late(now)
+        for swapper in self._swappers:
+            swapper.abandon_late(now)
         for sequence, rank in self._pool.policy.promote(now):
             self._pool.rerank(sequence, rank)
-        plan = StepPlan(self._config.max_num_batched_tokens)
-        self._plan_sequences(plan, self._chooser.choose(now))
-        self._swapper.move_ahead(plan, now)
-        self._swapper.note_plan(plan, now)
+        weights = self._presence.plan(now)
+        plan = self._planner.plan(now)
+        for swapper in self._presence.open_of(self._swappers):
+            swapper.move_ahead(plan, now)
+        self._note_plan(plan, now)
         self._plan = plan
         self._step += 1
-        self._orders = self._swapper.take_orders(now)
-        # An empty iteration never reaches the workers, so what they are to forget waits.
-        released = tuple(self._pool.released) if plan else ()
+        self._orders = self._gather_orders(weights, now)
         if plan:
-            self._pool.released.clear()
             self._starts_s[self._step] = now
-        return plan.finish(self._step, self._kv, released)
+        return plan.finish(self._step)
 
-    def take_orders(self) -> BlockOrders:
-        """What workers are to do with blocks before the iteration scheduled last."""
-        orders, self._orders = self._orders, BlockOrders()
+    def take_orders(self) -> WorkerOrders:
+        """What workers are to do before the iteration scheduled last."""
+        orders, self._orders = self._orders, WorkerOrders()
         return orders
 
     def note_stall(self, seconds: float) -> None:
         """Count time in which nothing could be computed because of copies."""
-        self._swapper.stall_s += seconds
+        self._stall_s += seconds
 
-    def finish_transfers(self, results: Sequence[TransferResult], now: float) -> None:
-        """Take in transfers that are over, done or failed."""
-        self._swapper.finish(results, now)
+    def finish_moves(self, results: Sequence[TransferResult | WeightResult], now: float) -> None:
+        """Take in transfers and moves of weights that are over, done or failed."""
+        for result in results:
+            if isinstance(result, WeightResult):
+                self._presence.finish(result, now)
+            else:
+                for swapper in self._swappers:
+                    if swapper.finish(result, now):
+                        break
 
     def update_from_output(
         self, output: SchedulerOutput, result: StepResult, now: float
@@ -197,18 +247,22 @@ class Scheduler:
         self._updated_s = now
         samples = {item.key: item for item in result.sampled}
         updates: list[SequenceUpdate] = []
+        shares: list[tuple[SequenceState, int]] = []
+        kv = self._pool.lanes[output.model].kv
         for item in output.scheduled:
             sequence = self._pool.sequences.get(item.key)
             if sequence is None or output.step < sequence.first_step:
                 continue
             sequence.num_computed_tokens += item.num_new_tokens
             self._num_tokens += item.num_new_tokens
-            self._kv.register(item.key, sequence.num_computed_tokens)
+            shares.append((sequence, item.num_new_tokens))
+            kv.register(item.key, sequence.num_computed_tokens)
             if item.num_samples:
                 self._take_samples(sequence, samples[item.key], now, updates)
             if sequence.status is SequenceStatus.RUNNING:
                 rank = self._pool.policy.note_run(sequence, elapsed_s, now)
                 self._pool.rerank(sequence, rank)
+        self._pool.charge(shares, elapsed_s)
         self._num_steps += bool(output.scheduled)
         return updates
 
@@ -227,86 +281,40 @@ class Scheduler:
 
     def explain(self, now: float) -> tuple[RequestStatus, ...]:
         """Where each live request is, why it was preempted, and what that has cost."""
-        return explain(self._pool, self._kv, self._plan, now)
+        return explain(self._pool, self._plan, now)
 
     def report(self) -> LoadReport:
         """The load at this moment; a request with any running sequence counts as running."""
-        pool, kv, moved = self._pool, self._kv, self._swapper.bytes_moved
-        running = {sequence.request.number for sequence in pool.running}
-        swapped = {sequence.request.number for sequence in pool.away.values()} - running
-        return LoadReport(
-            num_running=len(running),
-            num_waiting=len(pool.requests) - len(running) - len(swapped),
-            num_free_blocks=kv.num_free_blocks,
-            num_blocks=kv.num_blocks,
-            num_cached_blocks=kv.num_cached_blocks,
-            num_steps=self._num_steps,
-            num_tokens=self._num_tokens,
-            num_preemptions=pool.num_preemptions,
-            prefix_hit_tokens=self._chooser.prefix_hit_tokens,
-            prefix_query_tokens=self._chooser.prefix_query_tokens,
-            policy=pool.policy.name,
-            num_swapped=len(swapped),
-            num_host_blocks=kv.num_parked_blocks(Tier.HOST),
-            num_disk_blocks=kv.num_parked_blocks(Tier.DISK),
-            swapped_out_bytes=moved[Direction.OUT],
-            swapped_in_bytes=moved[Direction.IN],
-            num_failed_transfers=self._swapper.num_failed,
-            num_recomputed_tokens=pool.num_recomputed_tokens,
-            stall_s=self._swapper.stall_s,
-        )
+        totals = Totals(self._num_steps, self._num_tokens, self._stall_s)
+        return report_load(self._pool, self._swappers, self._choosers, self._presence, totals)
 
     def _make_policy(self, config: PolicyConfig) -> Policy:
-        return make_policy(config, self._profile, self._config.max_num_seqs, self._lengths)
+        return make_policy(config, self._profiles, self._config.max_num_seqs, self._lengths)
 
     def _end_expired(self, now: float) -> None:
         for request in self._pool.deadlines.pop_expired(now):
             error = DeadlineExceeded(f"{request.source.timeout_s} s were over before it finished")
             self._pool.abort(request, now, error, FinishReason.DEADLINE)
 
-    def _plan_sequences(self, plan: StepPlan, chosen: list[SequenceState]) -> None:
-        """Plan the chosen sequences, decodes before prompts.
+    def _note_plan(self, plan: StepPlan, now: float) -> None:
+        """Count the time that copies take while nothing else can be done, and end deadlocks."""
+        if self._stalled_since_s is not None:
+            self._stall_s += now - self._stalled_since_s
+            self._stalled_since_s = None
+        if plan or not self._pool.requests or self._starts_s:
+            return
+        if self._num_transfers:
+            self._stalled_since_s = now
+        elif not self._presence.num_moves:
+            self._room.end_deadlock(self._presence.open_of(self._pool.lanes), now)
 
-        Under a preemptive policy nobody takes tokens from those of a better priority.
-        """
-        classes: Iterable[Sequence[SequenceState]] = (chosen,)
-        if chosen and self._pool.policy.is_preemptive:
-            classes = (tuple(sequences) for _, sequences in groupby(chosen, _priority_of))
-        num_decodes = -(-len(chosen) // self._config.num_batches)
-        for sequences in classes:
-            num_decodes = self._plan_class(plan, sequences, num_decodes)
-
-    def _plan_class(
-        self, plan: StepPlan, sequences: Sequence[SequenceState], num_decodes: int
-    ) -> int:
-        prefills = []
-        for sequence in sequences:
-            num_left = sequence.num_left
-            if num_left > 1:
-                prefills.append(sequence)
-            elif num_left and plan.budget and num_decodes and _is_running(sequence):
-                num_decodes -= 1
-                self._plan_tokens(plan, sequence, 1)
-        for sequence in prefills:
-            if plan.budget and _is_running(sequence):
-                self._plan_tokens(plan, sequence, min(sequence.num_left, plan.budget))
-        return num_decodes
-
-    def _plan_tokens(self, plan: StepPlan, sequence: SequenceState, num_new_tokens: int) -> None:
-        """Find room for a running sequence's next tokens, at the cost of others if need be."""
-        start, kv = sequence.num_scheduled_tokens, self._kv
-        while True:
-            allocation = kv.allocate(sequence.key, start + num_new_tokens, start)
-            if allocation is not None:
-                plan.add(sequence, num_new_tokens, allocation)
-                return
-            if kv.num_leaving_blocks:
-                return
-            victim = self._pool.running[-1]
-            plan.drop(victim.key)
-            self._swapper.preempt(victim, "blocks ran out", self._now)
-            if victim is sequence:
-                return
+    def _gather_orders(self, weights: tuple[WeightOrder, ...], now: float) -> WorkerOrders:
+        blocks = [
+            replace(orders, model=number)
+            for number, swapper in enumerate(self._swappers)
+            if (orders := swapper.take_orders(now))
+        ]
+        return WorkerOrders(tuple(blocks), weights, self._presence.take_punched())
 
     def _take_samples(
         self,
@@ -317,6 +325,8 @@ class Scheduler:
     ) -> None:
         if sequence.request.first_token_s is None:
             sequence.request.first_token_s = now
+            lane = self._pool.lane_of(sequence)
+            lane.num_queued_tokens -= sequence.num_prompt_tokens
         if sequence.num_samples > 1:
             updates += self._fork(sequence, sample, now)
             return
@@ -346,7 +356,8 @@ class Scheduler:
         first_token = len(sequence.tokens) - sequence.num_prompt_tokens
         sequence.tokens.append(sample.token_ids[i])
         request.num_output_tokens += 1
-        reason, match = ending_of(sequence, self._eos_token_ids, self._config.max_model_len)
+        spec = self._pool.lane_of(sequence).spec
+        reason, match = ending_of(sequence, spec.eos_token_ids, spec.max_model_len)
         return SequenceUpdate(
             request.source.request_id,
             sequence.key,
@@ -357,11 +368,3 @@ class Scheduler:
             reason,
             match,
         )
-
-
-def _priority_of(sequence: SequenceState) -> int:
-    return sequence.request.source.priority
-
-
-def _is_running(sequence: SequenceState) -> bool:
-    return sequence.status is SequenceStatus.RUNNING

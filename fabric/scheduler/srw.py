@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import frexp, inf
 
-from fabric.core.profile import Profile
+from fabric.core.profile import Profiles
 from fabric.scheduler.lengths import LengthEstimator
 from fabric.scheduler.policy import Rank, StaticPolicy
 from fabric.scheduler.request import SequenceState
@@ -68,12 +68,12 @@ class SRW(StaticPolicy):
         self,
         restraint: Restraint,
         lengths: LengthEstimator,
-        profile: Profile,
+        profiles: Profiles,
         max_num_seqs: int,
     ) -> None:
         self._restraint = restraint
         self._lengths = lengths
-        self._profile = profile
+        self._profiles = profiles
         self._max_num_seqs = max_num_seqs
         self._work: dict[int, _Work] = {}
         # By the time until which each is kept running.
@@ -143,7 +143,8 @@ class SRW(StaticPolicy):
         return (request.source.priority, is_free, key, request.number, work.sequence.index)
 
     def _estimate(self, work: _Work) -> None:
-        sequence, profile = work.sequence, self._profile
+        sequence = work.sequence
+        profile = self._profiles[sequence.request.source.model]
         num_tokens, num_computed = len(sequence.tokens), sequence.num_computed_tokens
         num_output_tokens = num_tokens - sequence.num_prompt_tokens
         num_to_come = self._num_tokens_to_come(sequence, num_output_tokens)

@@ -1,13 +1,8 @@
 """Whose KV leaves the device and comes back, when, and at what cost."""
 
-from collections.abc import Sequence
-
-from fabric.core.errors import Unavailable
-from fabric.core.profile import Profile
-from fabric.core.request import FinishReason
-from fabric.kv.manager import KVCacheManager
 from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer, TransferResult
 from fabric.scheduler.copy_speeds import CopySpeeds
+from fabric.scheduler.lane import Lane
 from fabric.scheduler.plan import StepPlan
 from fabric.scheduler.request import SequenceState, SequenceStatus
 from fabric.scheduler.request_pool import RequestPool
@@ -21,32 +16,29 @@ _MAX_TRANSFERS_AHEAD = 4
 
 
 class Swapper:
-    """Preempts sequences by swapping or recomputing, and moves blocks ahead of their need.
+    """Preempts one model's sequences by swapping or recomputing, and moves blocks ahead of need.
 
-    ``num_failed`` transfers ended in recomputation; ``bytes_moved`` counts by direction; in
-    ``stall_s`` nothing could be computed because of copies under way.
+    ``num_failed`` transfers ended in recomputation; ``bytes_moved`` counts by direction.
 
     Source: FastServe (Wu et al.), section 4.2: proactive swapping by estimated next scheduled
     time, the largest out first, the smallest in first.
     """
 
-    def __init__(
-        self, config: SchedulerConfig, kv: KVCacheManager, pool: RequestPool, profile: Profile
-    ) -> None:
-        self.speeds = CopySpeeds(profile)
+    def __init__(self, config: SchedulerConfig, lane: Lane, pool: RequestPool) -> None:
+        kv = lane.kv
+        self.speeds = CopySpeeds(lane.spec.profile)
         self.num_failed = 0
-        self.stall_s = 0.0
         self.bytes_moved = {Direction.OUT: 0, Direction.IN: 0}
         self._config = config
+        self._lane = lane
         self._kv = kv
         self._pool = pool
-        self._profile = profile
+        self._profile = lane.spec.profile
         self._tier = Tier.HOST if kv.space.num_host_slots else Tier.DISK
         self._has_tiers = bool(kv.space.num_host_slots or kv.space.num_disk_slots)
         self._reserve = ArrivalReserve(kv.num_blocks)
         self._under_way: dict[int, tuple[Transfer, float]] = {}
         self._late: dict[int, Transfer] = {}
-        self._stalled_since_s: float | None = None
 
     @property
     def num_under_way(self) -> int:
@@ -64,25 +56,31 @@ class Swapper:
             self._under_way[transfer.number] = (transfer, now)
         return orders
 
-    def finish(self, results: Sequence[TransferResult], now: float) -> None:
-        """Take in transfers that are over; sequences whose transfer failed are recomputed."""
-        for result in results:
-            late = self._late.pop(result.number, None)
-            transfer = late or self._under_way.pop(result.number)[0]
-            key = self._kv.finish_transfer(result)
-            if not result.error:
-                self.speeds.note(transfer, result)
-                self.bytes_moved[transfer.direction] += result.num_bytes
-            elif late is None:
-                self.num_failed += 1
-            if key is None:
-                continue
-            sequence = self._pool.sequences[key]
-            if result.error:
-                self._recover(sequence, result.error, now)
-            else:
-                sequence.request.swapped_bytes += result.num_bytes
-                self._pool.follow(sequence, now)
+    def finish(self, result: TransferResult, now: float) -> bool:
+        """Take in a transfer that is over; a sequence whose transfer failed is recomputed.
+
+        Returns:
+            Whether it was one of this model's.
+        """
+        late = self._late.pop(result.number, None)
+        if late is None and result.number not in self._under_way:
+            return False
+        transfer = late or self._under_way.pop(result.number)[0]
+        key = self._kv.finish_transfer(result)
+        if not result.error:
+            self.speeds.note(transfer, result)
+            self.bytes_moved[transfer.direction] += result.num_bytes
+        elif late is None:
+            self.num_failed += 1
+        if key is None:
+            return True
+        sequence = self._pool.sequences[key]
+        if result.error:
+            self._recover(sequence, result.error, now)
+        else:
+            sequence.request.swapped_bytes += result.num_bytes
+            self._pool.follow(sequence, now)
+        return True
 
     def abandon_late(self, now: float) -> None:
         """Give up transfers that take too long, and recompute the sequences that wait for them."""
@@ -105,19 +103,6 @@ class Swapper:
             self._pool.recompute(victim, now)
             victim.request.last_preemption = f"{cause}; its KV was dropped"
 
-    def make_room(self, newcomer: SequenceState, num_blocks: int, now: float) -> None:
-        """Preempt sequences that rank after ``newcomer`` until it fits, or will after copies."""
-        num_short = num_blocks - self._kv.num_free_blocks - self._kv.num_leaving_blocks
-        cause = f"{newcomer.request.source.request_id} ranks before it"
-        for victim in reversed(self._pool.running.copy()):
-            if num_short <= 0 or victim.rank < newcomer.rank:
-                return
-            if not self._is_protected(victim, now) and not self._is_deferred(victim):
-                num_short -= self._kv.num_own_blocks(victim.key)
-                self.preempt(victim, cause, now)
-        if num_short > 0:
-            self._kv.park_idle()
-
     def move_ahead(self, plan: StepPlan, now: float) -> None:
         """Keep a reserve of free blocks, and use what is beyond it for who runs next."""
         if not self._has_tiers or self._config.swap != "proactive":
@@ -132,41 +117,21 @@ class Swapper:
         elif kv.num_free_blocks > (num_spare := reserve + reserve // 2 + 1):
             self._fetch_ahead(num_spare, now)
 
-    def note_plan(self, plan: StepPlan, now: float) -> None:
-        """Count the time that copies take while nothing else can be done, and end deadlocks."""
-        if self._stalled_since_s is not None:
-            self.stall_s += now - self._stalled_since_s
-            self._stalled_since_s = None
-        if plan or not self._pool.requests:
-            return
-        running = self._pool.running
-        if any(s.num_scheduled_tokens > s.num_computed_tokens for s in running):
-            return
-        if self._under_way:
-            self._stalled_since_s = now
-        elif not running and not self._kv.park_idle():
-            self._give_up_one(now)
-
-    def _give_up_one(self, now: float) -> None:
-        """Take the blocks of a parked sequence, if nothing else lets anyone run."""
-        parked = [s for s in self._pool.away.values() if s.status is SequenceStatus.PARKED]
-        if parked:
-            self._pool.recompute(max(parked, key=lambda sequence: sequence.rank), now)
-        elif head := self._pool.waiting.peek():
-            error = Unavailable("copies that do not end hold its blocks", retry_after_s=1.0)
-            self._pool.abort(head.request, now, error, FinishReason.ERROR)
+    def may_go(self, victim: SequenceState, now: float) -> bool:
+        """Whether a running sequence may be preempted for the sake of one that ranks before it."""
+        return not self._is_protected(victim, now) and not self._is_deferred(victim)
 
     def _send_away(self, plan: StepPlan, num_blocks: int, now: float) -> None:
         next_run_s = self._pool.policy.next_run_s
         idle = [
             sequence
-            for sequence in self._pool.running
+            for sequence in self._lane.running
             if sequence.key not in plan
             and sequence.num_computed_tokens
             and sequence.num_computed_tokens == sequence.num_scheduled_tokens
             and not self._is_protected(sequence, now)
         ]
-        idle.sort(key=lambda sequence: (next_run_s(sequence, now), sequence.rank))
+        idle.sort(key=lambda sequence: (next_run_s(sequence, now), sequence.order))
         while idle and num_blocks > 0 and self.num_under_way < _MAX_TRANSFERS_AHEAD:
             victim = idle.pop()
             num_own = self._kv.num_own_blocks(victim.key)
@@ -177,12 +142,12 @@ class Swapper:
 
     def _fetch_ahead(self, num_spare: int, now: float) -> None:
         next_run_s = self._pool.policy.next_run_s
-        parked = [s for s in self._pool.away.values() if s.status is SequenceStatus.PARKED]
+        parked = [s for s in self._lane.away.values() if s.status is SequenceStatus.PARKED]
         if not parked:
             return
-        best = min(parked, key=lambda sequence: (next_run_s(sequence, now), sequence.rank))
+        best = min(parked, key=lambda sequence: (next_run_s(sequence, now), sequence.order))
         # Who goes before it may be gathering blocks, one departure after another: none are spare.
-        if best is self._pool.waiting.peek():
+        if best is self._lane.waiting.peek():
             self._pool.fetch(best, len(best.tokens), num_spare, now)
 
     def _should_swap(self, victim: SequenceState) -> bool:
@@ -192,7 +157,7 @@ class Swapper:
             return self._config.preemption == "swap"
         # A copy keeps the victim waiting, a recomputation all that run.
         recompute_s = self._profile.prefill_s(victim.num_computed_tokens)
-        return self._round_trip_s(victim) <= recompute_s * len(self._pool.running)
+        return self._round_trip_s(victim) <= recompute_s * len(self._lane.running)
 
     def _round_trip_s(self, sequence: SequenceState) -> float:
         """Seconds until a sequence's blocks are free, and to have them back."""
@@ -204,7 +169,7 @@ class Swapper:
 
     def _horizon_s(self) -> float:
         """How long it takes to free the blocks of one sequence: the reserve must last so long."""
-        typical = self._kv.num_blocks // max(1, len(self._pool.running))
+        typical = self._kv.num_blocks // max(1, len(self._lane.running))
         num_bytes = typical * self._kv.space.block_bytes
         copy_s = self.speeds.copy_s(self._tier, Direction.OUT, num_bytes)
         return 2.0 * (copy_s + self._profile.min_iteration_s)

@@ -6,10 +6,10 @@ from fabric.scheduler.request import RequestState, SequenceState
 
 
 class WaitingQueue:
-    """Sequences that wait to come onto the device, lowest rank first.
+    """Sequences that wait to come onto the device, lowest in order first.
 
-    An entry counts as long as its sequence bears its ticket, so that leaving and changing rank
-    take no search.
+    An entry counts as long as its sequence bears its ticket, so that leaving and changing
+    place take no search.
     """
 
     def __init__(self) -> None:
@@ -21,11 +21,11 @@ class WaitingQueue:
         return self._num_waiting
 
     def push(self, sequence: SequenceState) -> None:
-        """Add a sequence at the place of its rank."""
+        """Add a sequence at its place."""
         assert not sequence.ticket
         self._num_tickets += 1
         sequence.ticket = self._num_tickets
-        heappush(self._heap, (sequence.rank, sequence.ticket, sequence))
+        heappush(self._heap, (sequence.order, sequence.ticket, sequence))
         self._num_waiting += 1
 
     def peek(self) -> SequenceState | None:

@@ -8,6 +8,7 @@ from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import KVCacheManager
+from fabric.scheduler.lane import ScheduledModel
 from fabric.scheduler.output import SampledTokens, SchedulerOutput, StepResult
 from fabric.scheduler.policies import PolicyConfig
 from fabric.scheduler.request import SequenceState
@@ -46,7 +47,8 @@ class PolicyWorld:
             policy=config,
         )
         kv = KVCacheManager(BlockPool.fixed(4096), 16, False)
-        self.scheduler = Scheduler(limits, kv, frozenset(), profile=profile)
+        model = ScheduledModel("model", kv, frozenset(), limits.max_model_len, profile)
+        self.scheduler = Scheduler(limits, (model,))
         self.policy = self.scheduler._pool.policy
         self.now = 0.0
         self.ran: list[tuple[float, list[str]]] = []

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fabric.core.profile import Profile
 from fabric.core.request import FinishReason, GenerationRequest, Objectives
@@ -10,13 +10,14 @@ from fabric.core.sampling import SamplingParams
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import KVCacheManager
 from fabric.kv.transfer import (
-    BlockOrders,
     Direction,
     ParkingSpace,
     Tier,
     Transfer,
     TransferResult,
+    WorkerOrders,
 )
+from fabric.scheduler.lane import ScheduledModel
 from fabric.scheduler.output import (
     NewSequence,
     RequestEnd,
@@ -83,11 +84,12 @@ class ModelledWorker:
     parked: dict[tuple[Tier, int, int], int] = field(default_factory=dict)
     transfers: list[Transfer] = field(default_factory=list)
 
-    def move(self, orders: BlockOrders) -> None:
-        for block in orders.poisoned:
-            for offset in range(self.block_size):
-                self.slots[block, offset] = POISON
-        self.transfers.extend(orders.transfers)
+    def move(self, orders: WorkerOrders) -> None:
+        for blocks in orders.blocks:
+            for block in blocks.poisoned:
+                for offset in range(self.block_size):
+                    self.slots[block, offset] = POISON
+            self.transfers.extend(blocks.transfers)
 
     def copy(self, transfer: Transfer, error: str = "") -> TransferResult:
         """Carry a transfer out, or half of it if it fails."""
@@ -187,7 +189,10 @@ class World:
         pool = BlockPool.fixed(num_blocks, notes_emptied=True)
         self.kv = KVCacheManager(pool, block_size, prefix_cache, space)
         self.config = SchedulerConfig(**{"max_num_seqs": 8, "policy": policy, **limits})  # type: ignore[arg-type]
-        self.scheduler = Scheduler(self.config, self.kv, frozenset({EOS}), profile=profile)
+        model = ScheduledModel("model", self.kv, frozenset({EOS}), self.config.max_model_len)
+        if profile is not None:
+            model = replace(model, profile=profile)
+        self.scheduler = Scheduler(self.config, (model,))
         self.copies = copies or all_at_once
         self.worker = ModelledWorker(block_size, next_token)
         self.tokens: dict[tuple[str, int], list[int]] = {}
@@ -232,7 +237,7 @@ class World:
         self.now += 1.0
         self.num_steps += 1
         moved = [self.worker.copy(*copy) for copy in self.copies(self.worker.transfers)]
-        self.scheduler.finish_transfers(moved, self.now)
+        self.scheduler.finish_moves(moved, self.now)
         output = self.scheduler.schedule(self.now)
         self.worker.move(self.scheduler.take_orders())
         assert output.num_tokens <= self.config.max_num_batched_tokens
@@ -263,7 +268,7 @@ class World:
     def settle(self) -> None:
         """Let all copies come to an end, those that nobody waits for any more among them."""
         moved = [self.worker.copy(transfer) for transfer in self.worker.transfers.copy()]
-        self.scheduler.finish_transfers(moved, self.now)
+        self.scheduler.finish_moves(moved, self.now)
         self.kv.check_invariants()
 
     def take_ended(self) -> None:

@@ -7,6 +7,7 @@ from fabric.kv.block_pool import BlockPool
 from fabric.kv.contiguous import ContiguousKVManager
 from fabric.kv.manager import Allocation
 from fabric.kv.prefix import PrefixChain, root_hash
+from fabric.scheduler.lane import ScheduledModel
 from fabric.scheduler.request import RequestState, SequenceState
 from fabric.scheduler.reservations import ReserveMax, ReserveOracle, ReservePow2
 from fabric.scheduler.scheduler import Scheduler, SchedulerConfig
@@ -77,7 +78,7 @@ def test_parallel_samples_are_refused():
 )
 def test_reservations_differ_in_what_is_known_of_the_output(policy, expected):
     sampling = SamplingParams(max_tokens=20)
-    request = RequestState(GenerationRequest("r", "model", tuple(range(10)), sampling), 1, 0.0)
+    request = RequestState(GenerationRequest("r", "model", tuple(range(10)), sampling), 1, 0, 0.0)
     sequence = SequenceState(1, 0, request, list(range(10)), chain(10))
     assert policy.num_reserved_tokens(sequence) == expected
 
@@ -86,7 +87,9 @@ def test_reservations_differ_in_what_is_known_of_the_output(policy, expected):
 def test_contiguous_memory_gives_every_request_its_own_tokens(policy):
     kv, worker = ContiguousKVManager(BlockPool.fixed(27), 4), ModelledWorker(4)
     scheduler = Scheduler(
-        SchedulerConfig(max_num_seqs=8, max_model_len=44), kv, frozenset(), policy
+        SchedulerConfig(max_num_seqs=8),
+        (ScheduledModel("model", kv, frozenset(), max_model_len=44),),
+        policy,
     )
     sampling = [SamplingParams(max_tokens=2 + number, ignore_eos=True) for number in range(20)]
     requests = {

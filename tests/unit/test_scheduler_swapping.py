@@ -156,7 +156,7 @@ def test_a_request_of_higher_priority_takes_the_tokens_of_those_that_run():
 def test_swapping_is_chosen_where_the_link_is_fast_and_recomputing_where_it_is_slow():
     for seconds_per_byte, swaps in ((1e-9, True), (10.0, False)):
         world = World(num_blocks=7, num_slots=(64, 0), prefix_cache=False)
-        speeds = world.scheduler._swapper.speeds
+        speeds = world.scheduler._swappers[0].speeds
         speeds.copy_s = lambda tier, direction, size, each=seconds_per_byte: size * each
         for name in "ab":
             world.add(name, 11, max_tokens=9)
@@ -171,7 +171,7 @@ def test_swapping_is_chosen_where_the_link_is_fast_and_recomputing_where_it_is_s
 def test_a_slow_link_is_used_where_recomputing_would_hold_many_up(num_requests, swaps):
     world = World(num_blocks=3 * num_requests + 1, num_slots=(64, 0), prefix_cache=False)
     # A round trip takes about three times as long as computing a sequence again.
-    world.scheduler._swapper.speeds.copy_s = lambda tier, direction, size: size * 1.25e-4
+    world.scheduler._swappers[0].speeds.copy_s = lambda tier, direction, size: size * 1.25e-4
     for i in range(num_requests):
         world.add(str(i), 11, max_tokens=9)
     while not world.scheduler.report().num_preemptions:

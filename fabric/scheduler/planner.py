@@ -1,0 +1,108 @@
+"""Puts an iteration together: whose turn it is, and how many tokens of each sequence."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from fabric.scheduler.batch_chooser import BatchChooser
+from fabric.scheduler.plan import StepPlan
+from fabric.scheduler.presence import Presence
+from fabric.scheduler.request import SequenceState, SequenceStatus
+from fabric.scheduler.request_pool import RequestPool
+from fabric.scheduler.room import Room
+from fabric.scheduler.settings import SchedulerConfig
+
+
+class Planner:
+    """Chooses the model, then its sequences, and finds blocks for their next tokens."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        pool: RequestPool,
+        room: Room,
+        choosers: Sequence[BatchChooser],
+        presence: Presence,
+    ) -> None:
+        self._config = config
+        self._pool = pool
+        self._room = room
+        self._choosers = choosers
+        self._presence = presence
+
+    def plan(self, now: float) -> StepPlan:
+        """The iteration of the model whose best sequence ranks first, of those that can run."""
+        budget = self._config.max_num_batched_tokens
+        ready = [
+            (order, chooser.lane.number)
+            for chooser in self._presence.open_of(self._choosers)
+            if (order := chooser.next_order()) is not None
+        ]
+        ready.sort()
+        plan = StepPlan(self._pool.lanes[0], budget)
+        for _, number in ready:
+            lane = self._pool.lanes[number]
+            plan = StepPlan(lane, budget)
+            chosen = self._choosers[number].choose(now)
+            # Other models' iterations fill the pipeline too.
+            num_parts = -(-self._config.num_batches // len(ready))
+            self._plan_sequences(plan, chosen, num_parts, now)
+            if plan:
+                break
+        return plan
+
+    def _plan_sequences(
+        self, plan: StepPlan, chosen: list[SequenceState], num_parts: int, now: float
+    ) -> None:
+        """Plan the chosen sequences, decodes before prompts.
+
+        Under a preemptive policy nobody takes tokens from those of a better priority. Decodes are
+        shared out to ``num_parts`` iterations in flight.
+        """
+        classes: Iterable[Sequence[SequenceState]] = (chosen,)
+        if chosen and self._pool.policy.is_preemptive:
+            classes = (tuple(sequences) for _, sequences in groupby(chosen, _priority_of))
+        num_decodes = -(-len(chosen) // num_parts)
+        for sequences in classes:
+            num_decodes = self._plan_class(plan, sequences, num_decodes, now)
+
+    def _plan_class(
+        self, plan: StepPlan, sequences: Sequence[SequenceState], num_decodes: int, now: float
+    ) -> int:
+        prefills = []
+        for sequence in sequences:
+            num_left = sequence.num_left
+            if num_left > 1:
+                prefills.append(sequence)
+            elif num_left and plan.budget and num_decodes and _is_running(sequence):
+                num_decodes -= 1
+                self._plan_tokens(plan, sequence, 1, now)
+        for sequence in prefills:
+            if plan.budget and _is_running(sequence):
+                self._plan_tokens(plan, sequence, min(sequence.num_left, plan.budget), now)
+        return num_decodes
+
+    def _plan_tokens(
+        self, plan: StepPlan, sequence: SequenceState, num_new_tokens: int, now: float
+    ) -> None:
+        """Find room for a running sequence's next tokens, at the cost of others if need be."""
+        start, kv = sequence.num_scheduled_tokens, plan.lane.kv
+        while True:
+            allocation = kv.allocate(sequence.key, start + num_new_tokens, start)
+            if allocation is not None:
+                plan.add(sequence, num_new_tokens, allocation)
+                return
+            if self._room.num_leaving:
+                return
+            victim = self._room.last_running()
+            plan.drop(victim.key)
+            self._room.preempt(victim, "blocks ran out", now)
+            if victim is sequence:
+                return
+
+
+def _priority_of(sequence: SequenceState) -> int:
+    return sequence.request.source.priority
+
+
+def _is_running(sequence: SequenceState) -> bool:
+    return sequence.status is SequenceStatus.RUNNING
