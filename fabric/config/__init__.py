@@ -5,6 +5,7 @@ This is the composition root: nothing below it reads configuration, and nothing 
 
 from fabric.config.groups import GroupSection
 from fabric.config.loading import load_config, parse_config
+from fabric.config.plans import load_plan, parse_plan
 from fabric.config.sections import ModelSection, Section
 from fabric.config.whole import FabricConfig
 
@@ -14,5 +15,7 @@ __all__ = [
     "ModelSection",
     "Section",
     "load_config",
+    "load_plan",
     "parse_config",
+    "parse_plan",
 ]

@@ -1,11 +1,21 @@
 """What a configuration file says about device groups."""
 
+import json
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ByteSize, Field, model_validator
 
-from fabric.config.sections import HomePath, Name, NotNegative, Positive, Seconds, Section
-from fabric.core.plan import ModelShare
+from fabric.config.sections import (
+    HomePath,
+    ModelSection,
+    Name,
+    NotNegative,
+    Positive,
+    Seconds,
+    Section,
+)
+from fabric.core.plan import GroupPlan, ModelShare, ParallelConfig
 from fabric.engine.settings import ParkingSettings
 from fabric.scheduler.policies import PolicyConfig, PolicyName
 from fabric.scheduler.settings import FairnessConfig, ResidencyConfig, SchedulerConfig
@@ -165,6 +175,27 @@ class GroupSection(Section):
         """What host memory keeps of weights."""
         default = HOST_WEIGHT_BYTES if len(self.models) > 1 else 0
         return default if self.weights.host is None else int(self.weights.host)
+
+    def plan(self, models: Sequence[ModelSection]) -> GroupPlan:
+        """The same as part of a plan.
+
+        Args:
+            models: At least those that it hosts.
+        """
+        wishes = self.model_dump(mode="json", exclude={"name", "models"})
+        wishes["profiles"] = [str(hosted.profile) for hosted in self.models]
+        # What a router goes by changes without a new group.
+        wishes["models"] = [
+            model.model_dump(mode="json", exclude={"objectives"})
+            for model in sorted(models, key=lambda model: model.id)
+            if model.id in self.model_ids
+        ]
+        return GroupPlan(
+            self.name,
+            ParallelConfig(self.parallel.pipeline, self.parallel.tensor),
+            tuple(hosted.share() for hosted in self.models),
+            json.dumps(wishes, sort_keys=True),
+        )
 
     def scheduler_config(self) -> SchedulerConfig:
         """What the group's scheduler is told."""

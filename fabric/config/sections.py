@@ -1,12 +1,14 @@
 """The parts of a configuration file that stand for themselves: models, router, Ray."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 from fabric.core.request import Objectives
-from fabric.router.server import TlsSettings
+from fabric.router.policy import RoutingName
+from fabric.router.settings import TlsSettings
+from fabric.router.tenants import TenantLimits
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -64,6 +66,16 @@ class TenantSection(Section):
     burst_tokens: Positive | None = None
     max_inflight: Positive | None = None
 
+    @model_validator(mode="after")
+    def _check_burst(self) -> Self:
+        if self.burst_tokens is not None and self.tokens_per_s is None:
+            raise ValueError("burst_tokens needs tokens_per_s")
+        return self
+
+    def limits(self) -> TenantLimits:
+        """The same as the router knows it."""
+        return TenantLimits(self.tokens_per_s, self.burst_tokens, self.max_inflight)
+
 
 class RouterSection(Section):
     """The gRPC front: where it listens, what it lets in, and how it picks device groups."""
@@ -73,7 +85,7 @@ class RouterSection(Section):
     num_replicas: Positive = 1
     max_message: ByteSize = ByteSize(8 * 2**20)
     max_inflight: Positive = 1024
-    routing: Literal["predicted", "least_loaded", "power_of_two", "round_robin"] = "predicted"
+    routing: RoutingName = "predicted"
     default_tenant: TenantSection = TenantSection()
     tenants: dict[str, TenantSection] = {}
     stall_after_s: Seconds = 10.0

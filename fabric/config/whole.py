@@ -6,10 +6,10 @@ from pydantic import Field, model_validator
 
 from fabric.config.groups import GroupSection, HostedSection
 from fabric.config.sections import HomePath, ModelSection, Name, RaySection, RouterSection, Section
-from fabric.core.plan import ParallelConfig
+from fabric.core.plan import ParallelConfig, PlacementPlan
 from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
 from fabric.models.sources import default_cache_dir
-from fabric.router.server import RouterSettings
+from fabric.router.settings import RouterSettings
 
 
 class FabricConfig(Section):
@@ -41,6 +41,17 @@ class FabricConfig(Section):
                 raise ValueError(f"models: no group hosts {model!r}")
         return self
 
+    def plan(self) -> PlacementPlan:
+        """Which device groups there are, and what they host."""
+        groups = tuple(group.plan(self.models) for group in self.groups)
+        return PlacementPlan(groups, tuple((model.id, model.source) for model in self.models))
+
+    def only(self, group: str) -> Self:
+        """The same with one device group, and the models that it hosts."""
+        section = next(section for section in self.groups if section.name == group)
+        models = [model for model in self.models if model.id in section.model_ids]
+        return self.model_copy(update={"models": models, "groups": [section]})
+
     def engine_settings(self, group: GroupSection) -> EngineSettings:
         """What a group's engine is built from."""
         return EngineSettings(
@@ -64,6 +75,10 @@ class FabricConfig(Section):
             reflection=self.router.reflection,
             metrics_host=self.router.metrics_host,
             metrics_port=self.router.metrics_port,
+            routing=self.router.routing,
+            objectives={model.id: model.objectives.objectives() for model in self.models},
+            tenants={name: tenant.limits() for name, tenant in self.router.tenants.items()},
+            default_tenant=self.router.default_tenant.limits(),
             tls=None if self.router.tls is None else self.router.tls.settings(),
         )
 

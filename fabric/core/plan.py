@@ -1,6 +1,6 @@
 """Placement as data: which models run on which devices, cut how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fabric.core.errors import ConfigError
@@ -46,13 +46,26 @@ class GroupPlan:
     """One device group: its devices, how models are cut over them, and which ones it hosts.
 
     ``options`` is all else that its configuration says, in one canonical text: groups whose
-    options differ are different groups.
+    options differ are different groups. ``instance`` is what it is called while it runs, if that
+    differs from its name: two groups of one name may serve for a while, when one replaces the
+    other.
     """
 
     name: str
     parallel: ParallelConfig
     models: tuple[ModelShare, ...]
     options: str = ""
+    instance: str = field(default="", compare=False)
+
+    @property
+    def running_name(self) -> str:
+        """What it is called while it runs."""
+        return self.instance or self.name
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """The models that it hosts."""
+        return tuple(share.model for share in self.models)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ import pytest
 
 from fabric.config import load_config, parse_config
 from fabric.core.errors import ConfigError
+from fabric.core.request import Objectives
 from fabric.engine.settings import EngineSettings, ModelSettings
+from fabric.router.tenants import TenantLimits
 from fabric.scheduler.policies import PolicyConfig
 from fabric.scheduler.settings import FairnessConfig, ResidencyConfig
 
@@ -176,3 +178,20 @@ def test_a_setting_that_has_no_place_is_refused(tmp_path: Path, override: str) -
     path.write_text("models: [{id: a, source: x}]\ngroups: [{name: g, models: [a]}]\n")
     with pytest.raises(ConfigError, match="--set"):
         load_config(path, (override,))
+
+
+def test_a_router_is_told_of_objectives_tenants_and_how_to_route() -> None:
+    models = [{**GOOD["models"][0], "objectives": {"ttft_s": 2, "refuse_if_late": True}}]
+    router = {"routing": "round_robin", "tenants": {"gold": {"tokens_per_s": 5}}}
+    settings = parse_config({**GOOD, "models": models, "router": router}, "file").router_settings(
+        ""
+    )
+    assert settings.routing == "round_robin"
+    assert settings.objectives == {"a": Objectives(ttft_s=2.0, refuse_if_late=True)}
+    assert settings.tenants == {"gold": TenantLimits(tokens_per_s=5.0)}
+    assert not settings.default_tenant.is_limited
+
+
+def test_a_burst_without_a_rate_is_refused_with_its_path() -> None:
+    tree = {**GOOD, "router": {"tenants": {"gold": {"burst_tokens": 5}}}}
+    assert "router.tenants.gold: Value error, burst_tokens needs tokens_per_s" in problem(tree)
