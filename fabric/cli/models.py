@@ -1,4 +1,4 @@
-"""``fabric models``: what is served."""
+"""``fabric models``: what is served, and where its weights are."""
 
 import argparse
 import asyncio
@@ -6,8 +6,8 @@ import dataclasses
 import json
 
 from fabric.cli.connection import add_connection_arguments, connect
-from fabric.cli.table import format_table
-from fabric.client import ModelStatus
+from fabric.cli.table import format_table, terminal_width
+from fabric.client import FabricStatus, ModelStatus, WeightState
 
 _HEADER = ("MODEL", "STATE", "ARCHITECTURE", "DTYPE", "CONTEXT", "PARAMETERS", "GROUPS")
 
@@ -21,28 +21,42 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _models(args: argparse.Namespace) -> int:
-    models = asyncio.run(_fetch(args))
+    models, status = asyncio.run(_fetch(args))
+    served = [(model, _weights(model.card.model, status)) for model in models]
     if args.json:
-        print(json.dumps([_as_json(model) for model in models], indent=2))
+        print(json.dumps([_as_json(*item) for item in served], indent=2))
     else:
-        print(format_table(_HEADER, [_row(model) for model in models]))
+        rows = [_row(*item) for item in served]
+        print(format_table(_HEADER, rows, width=terminal_width()))
     return 0
 
 
-async def _fetch(args: argparse.Namespace) -> tuple[ModelStatus, ...]:
+async def _fetch(args: argparse.Namespace) -> tuple[tuple[ModelStatus, ...], FabricStatus]:
     async with connect(args) as client:
-        return await client.models()
+        return await asyncio.gather(client.models(), client.status())
 
 
-def _as_json(model: ModelStatus) -> dict[str, object]:
+def _weights(model: str, status: FabricStatus) -> dict[str, WeightState]:
+    """Where the model's weights are, by device group."""
+    return {
+        group.name: load.state
+        for group in status.groups
+        for load in group.load.models
+        if load.model == model
+    }
+
+
+def _as_json(model: ModelStatus, weights: dict[str, WeightState]) -> dict[str, object]:
     card = dataclasses.asdict(model.card)
     # Where the tokenizer lies is known on the server alone.
     del card["tokenizer_path"]
-    return {"id": card.pop("model"), "state": model.state, **card, "groups": model.groups}
+    names = {"id": card.pop("model"), "state": model.state}
+    return {**names, **card, "groups": model.groups, "weights": weights}
 
 
-def _row(model: ModelStatus) -> tuple[str, ...]:
+def _row(model: ModelStatus, weights: dict[str, WeightState]) -> tuple[str, ...]:
     card = model.card
+    groups = (f"{name} ({weights[name]})" if name in weights else name for name in model.groups)
     return (
         card.model,
         model.state,
@@ -50,5 +64,5 @@ def _row(model: ModelStatus) -> tuple[str, ...]:
         card.dtype,
         str(card.max_model_len),
         f"{card.num_parameters:,}",
-        ", ".join(model.groups) or "-",
+        ", ".join(groups) or "-",
     )

@@ -8,7 +8,7 @@ import math
 import sys
 
 from fabric.cli.connection import connect
-from fabric.cli.table import format_table
+from fabric.cli.table import format_table, terminal_width
 from fabric.client import Explanation, RequestStatus
 
 _HEADER = (
@@ -40,7 +40,8 @@ def show_requests(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_as_json(explanation), indent=2))
     else:
-        print(format_table(_HEADER, [_row(request) for request in explanation.requests]))
+        rows = [_row(request) for request in explanation.requests]
+        print(format_table(_HEADER, rows, width=terminal_width()))
         if explanation.num_omitted:
             print(f"and {explanation.num_omitted} more")
     for group in explanation.unanswered:

@@ -7,8 +7,9 @@ import json
 import sys
 
 from fabric.cli.connection import add_connection_arguments, connect
+from fabric.cli.hosted import describe_memory, format_models
 from fabric.cli.requests import show_requests
-from fabric.cli.table import format_table
+from fabric.cli.table import format_table, terminal_width
 from fabric.client import DrainOutcome, FabricStatus, GroupStatus
 
 _HEADER = (
@@ -53,16 +54,27 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(dataclasses.asdict(status), indent=2))
         return 0
+    _show(status)
+    return 0
+
+
+def _show(status: FabricStatus) -> None:
     draining = ", draining" if status.draining else ""
     print(
         f"fabric {status.version}, up {status.uptime_s:.0f} s, "
         f"{status.num_inflight} requests in flight{draining}"
     )
-    print(format_table(_HEADER, [_row(group) for group in status.groups]))
+    width = terminal_width()
+    print(format_table(_HEADER, [_row(group) for group in status.groups], width=width))
     for group in status.groups:
         if group.reason:
             print(f"{group.name} is {group.state}: {group.reason}")
-    return 0
+    models = format_models(status.groups, width)
+    if models:
+        print(f"\n{models}\n")
+    for group in status.groups:
+        if group.load.num_slabs:
+            print(f"{group.name}: {describe_memory(group.load)}")
 
 
 def _drain(args: argparse.Namespace) -> int:

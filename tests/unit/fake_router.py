@@ -13,11 +13,13 @@ from fabric.client.assembly import Assembly
 from fabric.core.errors import RequestError
 from fabric.core.generation import Completed, Started, StreamEvent
 from fabric.core.prompt import GenerationSpec, PromptTokens
-from fabric.core.request import FinishReason, SequenceDelta, Timing, Usage
-from fabric.core.status import Explanation, PolicyChange, RequestPhase, RequestStatus
+from fabric.core.request import FinishReason, ModelLoad, SequenceDelta, Timing, Usage
+from fabric.core.status import Explanation, PolicyChange, RequestPhase, RequestStatus, Residence
+from fabric.core.weights import WeightState
 from fabric.rpc.convert import spec_from_proto
 from fabric.rpc.convert_output import event_to_proto, generation_to_proto
 from fabric.rpc.convert_requests import change_to_proto, explanation_to_proto
+from fabric.rpc.convert_weights import model_load_to_proto, residence_to_proto, wanted_state
 from fabric.rpc.status import to_status
 from fabric.rpc.v1 import control_pb2, control_pb2_grpc, inference_pb2, inference_pb2_grpc
 
@@ -62,6 +64,7 @@ class FakeRouter(
         self.drain_request: control_pb2.DrainRequest | None = None
         self.explain_request: control_pb2.ExplainRequestsRequest | None = None
         self.policy_request: control_pb2.SetPolicyRequest | None = None
+        self.residence_request: control_pb2.SetResidenceRequest | None = None
 
     def await_cancellation(self) -> None:
         """Wait, from another thread, until a request was cancelled."""
@@ -110,6 +113,15 @@ class FakeRouter(
             changes.append(PolicyChange("right", "", "", "it is down"))
         return control_pb2.SetPolicyResponse(changes=map(change_to_proto, changes))
 
+    async def SetResidence(self, request, context):  # noqa: N802
+        self.residence_request = request
+        state = wanted_state(request.state) or WeightState.RESIDENT
+        residences = [Residence("left", state, request.pinned, "", 1.5)]
+        if not request.group:
+            late = "is still loading after 60 s"
+            residences.append(Residence("right", WeightState.LOADING, False, late, 60.0))
+        return control_pb2.SetResidenceResponse(residences=map(residence_to_proto, residences))
+
     async def _play(self, message, context) -> AsyncIterator[StreamEvent]:
         spec = spec_from_proto(message)
         self.specs.append(spec)
@@ -140,6 +152,10 @@ MODEL = inference_pb2.Model(
     num_parameters=260_000,
     groups=["left"],
 )
+HOSTED = (
+    ModelLoad("tiny", WeightState.RESIDENT, True, 2, 1, 1234, 12, 3, 5 * 2**20, 4, 0.125),
+    ModelLoad("other", weight_bytes=2**30, state=WeightState.COLD),
+)
 STATUS = control_pb2.StatusResponse(
     version="0.1.0",
     groups=[
@@ -161,6 +177,11 @@ STATUS = control_pb2.StatusResponse(
             num_swapped=4,
             num_host_blocks=30,
             num_disk_blocks=20,
+            hosted=map(model_load_to_proto, HOSTED),
+            slab_bytes=4 * 2**20,
+            num_slabs=64,
+            num_free_slabs=32,
+            fragmented_bytes=2**20,
         ),
         control_pb2.DeviceGroupStatus(
             name="right", state=control_pb2.DEVICE_GROUP_STATE_DOWN, models=["other"]

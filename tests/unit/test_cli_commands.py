@@ -11,6 +11,8 @@ from fabric.cli import main
 from fabric.core.errors import InvalidRequest, Unavailable
 from fabric.core.prompt import ChatMessage, PromptChat, PromptText
 from fabric.core.request import Objectives
+from fabric.core.weights import WeightState
+from fabric.rpc.convert_weights import wanted_state
 from tests.unit.fake_router import STARTED, TWO_TOKENS, delta, serving_in_thread
 
 
@@ -109,19 +111,20 @@ def test_models_are_listed(fabric):
     code, out, _ = fabric("models")
     assert code == 0
     assert out.splitlines()[1].split() == [
-        *("tiny", "ready", "LlamaForCausalLM", "float32", "64", "260,000", "left")
+        *("tiny", "ready", "LlamaForCausalLM", "float32", "64", "260,000", "left", "(resident)")
     ]
 
 
 def test_models_as_json(fabric):
     (model,) = json.loads(fabric("models", "--json")[1])
     assert (model["id"], model["state"], model["vocab_size"]) == ("tiny", "ready", 100)
+    assert model["weights"] == {"left": "resident"}
 
 
 def test_status_shows_each_groups_load(fabric):
     code, out, _ = fabric("status")
     assert code == 0
-    summary, _, left, right = out.splitlines()
+    summary, _, left, right = out.splitlines()[:4]
     assert "3 requests in flight" in summary
     load = ["2", "1", "25.0", "25.0", "1,234", "5", "mlfq", "4", "30", "20"]
     assert left.split() == ["left", "ready", "3", "tiny", *load]
@@ -129,9 +132,37 @@ def test_status_shows_each_groups_load(fabric):
     assert right.split() == ["right", "down", "0", "other", *load]
 
 
+def test_status_shows_what_each_model_takes(fabric):
+    out = fabric("status")[1]
+    header, tiny, other = out.split("\n\n")[1].splitlines()
+    assert header.split()[:5] == ["GROUP", "MODEL", "WEIGHTS", "PINNED", "RUNNING"]
+    figures = ["2", "1", "1,234", "12", "3", "5.0", "4", "0.12"]
+    assert tiny.split() == ["left", "tiny", "resident", "yes", *figures]
+    figures = ["0", "0", "0", "0", "0", "1,024.0", "0", "-"]
+    assert other.split() == ["left", "other", "cold", "no", *figures]
+
+
+def test_status_shows_who_has_the_memory(fabric):
+    assert fabric("status")[1].splitlines()[-1] == (
+        "left: 64 slabs of 4.0 MiB: 20 weights, 12 KV (3 idle), 32 free; 1.0 MiB fragmented"
+    )
+
+
+def test_status_fits_a_narrow_terminal(fabric, monkeypatch):
+    monkeypatch.setattr("fabric.cli.status.terminal_width", lambda: 40)
+    out = fabric("status")[1]
+    *tables, memory = [part.splitlines() for part in out.split("\n\n")]
+    assert all(len(line) <= 40 for table in tables for line in table[-3:])
+    assert all(table[-1].startswith(("right", "left   other")) for table in tables)
+    assert [line for line in memory if line.startswith("left: 64 slabs")]
+
+
 def test_status_as_json(fabric):
     status = json.loads(fabric("status", "--json")[1])
     assert status["groups"][0]["load"]["num_blocks"] == 100
+    assert status["groups"][0]["load"]["num_slabs"] == 64
+    tiny = status["groups"][0]["load"]["models"][0]
+    assert (tiny["state"], tiny["pinned"], tiny["num_idle_slabs"]) == ("resident", True, 3)
     assert status["groups"][1]["state"] == "down"
 
 
@@ -167,6 +198,33 @@ def test_a_group_that_keeps_its_policy_fails_the_command(fabric):
     code, out, err = fabric("policy", "mlfq")
     assert (code, out) == (1, "left: fcfs -> mlfq\n")
     assert err == "fabric: right: it is down\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "pinned"),
+    [
+        (("load",), WeightState.RESIDENT, None),
+        (("unload",), WeightState.HOST, None),
+        (("unload", "--to", "cold"), WeightState.COLD, None),
+        (("pin",), WeightState.RESIDENT, True),
+        (("pin", "--off"), None, False),
+    ],
+)
+def test_a_models_weights_are_moved_and_pinned(router, fabric, words, state, pinned):
+    code, out, err = fabric(*words, "tiny", "--group", "left", "--timeout", "2.5")
+    there = f"{state or WeightState.RESIDENT}{', pinned' if pinned else ''}"
+    assert (code, out, err) == (0, f"left: tiny is {there} (1.50 s)\n", "")
+    request = router.residence_request
+    assert (request.model, request.group) == ("tiny", "left")
+    assert wanted_state(request.state) is state
+    assert (request.pinned if request.HasField("pinned") else None) is pinned
+    assert request.timeout.ToMilliseconds() == 2500
+
+
+def test_a_group_that_does_not_get_there_fails_the_command(fabric):
+    code, out, err = fabric("load", "tiny")
+    assert (code, out) == (1, "left: tiny is resident (1.50 s)\n")
+    assert err == "fabric: right: is still loading after 60 s\n"
 
 
 def test_drain_succeeds_only_when_all_is_done(router, fabric):

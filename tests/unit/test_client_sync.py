@@ -11,7 +11,9 @@ from fabric.client import (
     InvalidRequest,
     PolicyChange,
     RequestCancelled,
+    Residence,
     Started,
+    WeightState,
 )
 from tests.unit.fake_router import (
     EXPLANATION,
@@ -44,6 +46,8 @@ def test_calls_return_what_the_async_client_returns(client):
     assert client.drain("left").drained
     assert client.explain("left", limit=5) == EXPLANATION
     assert client.set_policy("srw", "left") == (PolicyChange("left", "fcfs", "srw"),)
+    (moved,) = client.set_residence("tiny", WeightState.HOST, group="left", timeout_s=5)
+    assert moved == Residence("left", WeightState.HOST, False, "", 1.5)
     assert client.health()
 
 
