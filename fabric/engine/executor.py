@@ -1,14 +1,12 @@
 """Who carries out the scheduler's iterations."""
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
 from fabric.core.weights import WeightResult
-from fabric.engine.memory_plan import DeviceMemory
-from fabric.engine.worker import Worker
+from fabric.engine.memory_plan import DeviceMemory, ModelBytes
 from fabric.kv.transfer import ParkingSpace, TransferResult, WorkerOrders
 from fabric.scheduler.output import SchedulerOutput, StepResult
 
@@ -27,6 +25,11 @@ class HostedModel:
     host_bytes: int
     block_bytes: int
     space: ParkingSpace
+
+    @property
+    def size(self) -> ModelBytes:
+        """What memory is planned for."""
+        return ModelBytes(self.card.model, self.weight_bytes, self.block_bytes)
 
 
 Finished = TransferResult | WeightResult
@@ -114,42 +117,3 @@ class ReadyExecutor(Executor, Protocol):
 
     models: tuple[HostedModel, ...]
     memory: DeviceMemory
-
-
-class LocalExecutor:
-    """One worker, in this process."""
-
-    num_batches = 1
-    failure = None
-    costs = ExecutorCosts()
-
-    def __init__(self, worker: Worker) -> None:
-        self.card, self.defaults = worker.card, worker.defaults
-        self.num_blocks = worker.max_num_blocks
-        self._worker = worker
-        self._results: deque[StepResult] = deque()
-
-    def submit(self, output: SchedulerOutput) -> None:
-        """Run an iteration."""
-        self._results.append(self._worker.execute(output))
-
-    def collect(self) -> StepResult:
-        """What the iteration sampled."""
-        return self._results.popleft()
-
-    @property
-    def space(self) -> ParkingSpace:
-        """Where the worker can park blocks."""
-        return self._worker.space
-
-    def move(self, orders: BlockOrders) -> None:
-        """Let the worker begin."""
-        self._worker.move(orders)
-
-    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
-        """What the worker has finished."""
-        return self._worker.take_moved(timeout_s)
-
-    def close(self) -> None:
-        """End the worker's copies."""
-        self._worker.close()

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fabric.core.errors import (
     CheckpointError,
@@ -19,10 +19,12 @@ from fabric.core.errors import (
     ProtocolError,
     SourceError,
 )
-from fabric.core.request import ModelCard
-from fabric.core.sampling import GenerationDefaults
-from fabric.engine.executor import ExecutorCosts
+from fabric.core.weights import WeightMove, WeightOrder, WeightResult
+from fabric.engine.executor import ExecutorCosts, Finished, HostedModel
+from fabric.engine.gang_models import whole_model
 from fabric.engine.gang_transfers import GangTransfers
+from fabric.engine.memory_plan import DeviceMemory, plan_memory
+from fabric.engine.settings import WorkerSettings
 from fabric.engine.shard_frames import (
     VERSION,
     Begin,
@@ -30,15 +32,15 @@ from fabric.engine.shard_frames import (
     End,
     Failed,
     Join,
-    Loaded,
     Move,
     Moved,
+    Opened,
     Ran,
     Run,
     ShardFrame,
     ShardLink,
 )
-from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
+from fabric.kv.transfer import WorkerOrders
 from fabric.parallel.rendezvous_server import RendezvousServer
 from fabric.rpc.secret import NONCE_BYTES, Role, new_nonce, prove
 from fabric.scheduler.output import SchedulerOutput, StepResult
@@ -57,9 +59,11 @@ START_ERRORS: dict[str, type[FabricError]] = {
 class GangSettings:
     """Who belongs to a gang: ``num_ranks`` workers of one epoch that know the secret.
 
-    ``num_batches`` iterations may be in flight; rank ``sampling_rank`` answers them.
+    ``num_batches`` iterations may be in flight; rank ``sampling_rank`` answers them. ``worker`` is
+    what each loads.
     """
 
+    worker: WorkerSettings
     epoch: int
     secret: str
     num_ranks: int
@@ -67,6 +71,10 @@ class GangSettings:
     sampling_rank: int
     host: str = "127.0.0.1"
     load_timeout_s: float = 600.0
+
+
+# What leaves a rank's weights as they were where another rank's move has failed.
+_UNDOING = {WeightMove.FETCH: WeightMove.DROP, WeightMove.LOAD: WeightMove.EVICT}
 
 
 class GangExecutor:
@@ -91,10 +99,9 @@ class GangExecutor:
         self._num_bytes = 0
         self._send_s = 0.0
         self._costs = ExecutorCosts()
-        self.card: ModelCard
-        self.defaults: GenerationDefaults
-        self.num_blocks = 0
-        self.space = ParkingSpace()
+        self._undoing: dict[int, WeightOrder] = {}
+        self.models: tuple[HostedModel, ...] = ()
+        self.memory: DeviceMemory
 
     @property
     def num_batches(self) -> int:
@@ -123,14 +130,14 @@ class GangExecutor:
         return self._rendezvous.address
 
     def begin(self, has_ended: Callable[[], bool]) -> None:
-        """Wait until all workers have joined and loaded, and agree on the number of blocks.
+        """Wait until all workers have joined and know their models, and plan their memory.
 
         Args:
             has_ended: Whether a worker has ended, so that waiting for it is vain.
 
         Raises:
-            ConfigError: The model can't be cut so, or a device has too little memory.
-            SourceError: The weights can't be fetched.
+            ConfigError: A model can't be cut so, or a device has too little memory.
+            SourceError: A model's files can't be fetched.
             CheckpointError: They don't fit the model.
             GroupError: A worker failed in another way, or did not come in time.
         """
@@ -138,20 +145,15 @@ class GangExecutor:
         try:
             while len(self._links) < self._settings.num_ranks:
                 self._accept(deadline, has_ended)
-            loaded = self._wait_until_loaded(deadline)
+            opened = self._wait_until_opened(deadline)
         except (OSError, ProtocolError) as error:
             raise GroupError(f"a shard worker did not start: {error}") from error
-        self.card, self.defaults = loaded[0].card, loaded[0].defaults
-        self.num_blocks = min(item.num_blocks for item in loaded)
-        self.space = ParkingSpace(
-            min(item.space.num_host_slots for item in loaded),
-            min(item.space.num_disk_slots for item in loaded),
-            sum(item.space.block_bytes for item in loaded),
-        )
+        self.models = tuple(whole_model(parts) for parts in zip(*opened, strict=True))
+        self.memory = plan_memory(self._settings.worker, [model.size for model in self.models])
         for link in self._links.values():
             # From now on a worker that stops in the middle of a frame is lost.
             link.set_timeout(FRAME_TIMEOUT_S)
-            link.send(Begin(self.num_blocks))
+            link.send(Begin(self.memory))
         self._watcher.start()
 
     def submit(self, output: SchedulerOutput) -> None:
@@ -173,13 +175,22 @@ class GangExecutor:
         )
         return ran.result
 
-    def move(self, orders: BlockOrders) -> None:
+    def move(self, orders: WorkerOrders) -> None:
         """Send orders to every worker, behind the iterations in flight."""
+        for order in orders.weights:
+            if undoing := _UNDOING.get(order.move):
+                self._undoing[order.number] = replace(order, move=undoing)
         self._broadcast(Move(orders))
 
-    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
-        """The transfers that all ranks have finished."""
-        return self._transfers.take(timeout_s)
+    def take_finished(self, timeout_s: float = 0.0) -> list[Finished]:
+        """The moves that all ranks have finished; what failed on some is undone on the others."""
+        finished = self._transfers.take(timeout_s)
+        for result in finished:
+            if isinstance(result, WeightResult) and result.is_last:
+                undoing = self._undoing.pop(result.number)
+                if result.error:
+                    self._broadcast(Move(WorkerOrders(weights=(undoing,))))
+        return finished
 
     def close(self) -> None:
         """Tell the workers to end, and close all connections; they also end when theirs is lost."""
@@ -242,29 +253,29 @@ class GangExecutor:
             raise ProtocolError(f"rank {join.rank} has joined already")
         return join.rank
 
-    def _wait_until_loaded(self, deadline: float) -> list[Loaded]:
-        """What the workers say when they have loaded; the first that fails ends it for all."""
-        loaded: dict[int, Loaded] = {}
+    def _wait_until_opened(self, deadline: float) -> list[tuple[HostedModel, ...]]:
+        """The models as each rank knows them; the first that fails ends it for all."""
+        opened: dict[int, tuple[HostedModel, ...]] = {}
         with selectors.DefaultSelector() as selector:
             for rank, link in self._links.items():
                 selector.register(link, selectors.EVENT_READ, rank)
-            while len(loaded) < len(self._links):
+            while len(opened) < len(self._links):
                 ready = selector.select(max(0.0, deadline - time.monotonic()))
                 if not ready:
-                    missing = sorted(self._links.keys() - loaded.keys())
-                    raise GroupError(f"ranks {missing} took too long to load")
-                loaded.update({key.data: self._loaded(key.data) for key, _ in ready})
-        return [loaded[rank] for rank in sorted(loaded)]
+                    missing = sorted(self._links.keys() - opened.keys())
+                    raise GroupError(f"ranks {missing} took too long to start")
+                opened.update({key.data: self._opened(key.data) for key, _ in ready})
+        return [opened[rank] for rank in sorted(opened)]
 
-    def _loaded(self, rank: int) -> Loaded:
+    def _opened(self, rank: int) -> tuple[HostedModel, ...]:
         frame = self._links[rank].receive()
         if isinstance(frame, Failed):
             if error := START_ERRORS.get(frame.kind):
                 raise error(frame.message)
             raise ProtocolError(f"rank {rank}: {frame.message}")
-        if not isinstance(frame, Loaded):
-            raise ProtocolError(f"rank {rank} said {type(frame).__name__} while loading")
-        return frame
+        if not isinstance(frame, Opened):
+            raise ProtocolError(f"rank {rank} said {type(frame).__name__} while starting")
+        return frame.models
 
     def _watch(self) -> None:
         """Take in what workers say, and notice those that are gone; runs on its own thread."""
@@ -286,7 +297,7 @@ class GangExecutor:
         if isinstance(frame, Ran) and rank == self._settings.sampling_rank:
             self._results.put(frame)
         elif isinstance(frame, Moved):
-            self._transfers.add(rank, frame.results)
+            self._transfers.add(rank, (*frame.transfers, *frame.weights))
         elif isinstance(frame, Failed):
             self._fail(GroupError(f"rank {rank}: {frame.message}"))
         else:

@@ -1,10 +1,11 @@
 """What the driver of a device group and its shard workers tell each other over their sockets.
 
-The driver speaks first: Challenge; the worker answers with Join. When it has loaded its shard it
-sends Loaded, and gets Begin with what all ranks have agreed on. From then on each Run makes it
-compute one iteration; the rank that samples answers each with Ran, in the same order. Each Move
-makes it begin transfers of blocks, between the iterations before and after it; every rank answers
-with Moved as they finish, which may be during iterations. End is the last frame.
+The driver speaks first: Challenge; the worker answers with Join. When it knows its shards of the
+models it sends Opened, and gets Begin with the memory that all ranks have agreed on. From then on
+each Run makes it compute one iteration; the rank that samples answers each with Ran, in the same
+order. Each Move makes it begin moves of blocks and weights, between the iterations before and
+after it; every rank answers with Moved as they finish, which may be during iterations. End is the
+last frame.
 """
 
 import contextlib
@@ -13,14 +14,15 @@ import threading
 from dataclasses import dataclass
 
 from fabric.core.errors import ProtocolError
-from fabric.core.request import ModelCard
-from fabric.core.sampling import GenerationDefaults
-from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
+from fabric.core.weights import WeightResult
+from fabric.engine.executor import HostedModel
+from fabric.engine.memory_plan import DeviceMemory
+from fabric.kv.transfer import TransferResult, WorkerOrders
 from fabric.rpc.framing import LENGTH_BYTES, Framing
 from fabric.rpc.liveness import notice_lost_host
 from fabric.scheduler.output import SchedulerOutput, StepResult
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +45,17 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """From the worker: its shard is loaded; what room it has for KV blocks, and for parked ones."""
+class Opened:
+    """From the worker: the models that it can load its shards of, and what they take there."""
 
-    num_blocks: int
-    space: ParkingSpace
-    card: ModelCard
-    defaults: GenerationDefaults
+    models: tuple[HostedModel, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """From the driver: all ranks have loaded, and take this many KV blocks."""
+    """From the driver: how each rank cuts its memory."""
 
-    num_blocks: int
+    memory: DeviceMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +82,17 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """From the driver: what to do with blocks before the next iteration."""
+    """From the driver: what to do with blocks and weights before the next iteration."""
 
-    orders: BlockOrders
+    orders: WorkerOrders
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """From every rank: transfers that it has finished."""
+    """From every rank: what it has finished of its moves."""
 
-    results: tuple[TransferResult, ...]
+    transfers: tuple[TransferResult, ...] = ()
+    weights: tuple[WeightResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,11 @@ class Failed:
     message: str
 
 
-ShardFrame = Challenge | Join | Loaded | Begin | Run | Ran | Failed | Move | Moved | End
+ShardFrame = Challenge | Join | Opened | Begin | Run | Ran | Failed | Move | Moved | End
 KINDS: tuple[type[ShardFrame], ...] = (
     Challenge,
     Join,
-    Loaded,
+    Opened,
     Begin,
     Run,
     Ran,

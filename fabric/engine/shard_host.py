@@ -79,17 +79,17 @@ class ProcessShardHost:
 def start_gang(
     settings: EngineSettings, host: ShardHost, epoch: int = 1, driver_host: str = "127.0.0.1"
 ) -> GangExecutor:
-    """Start a worker on each of a host's devices, and wait until all have loaded.
+    """Start a worker on each of a host's devices, and wait until all know their models.
 
     Args:
-        settings: The model, and how it is cut.
+        settings: The models, and how they are cut.
         host: Where the workers run.
         epoch: Which incarnation of the gang this is; it grows.
         driver_host: The address of this process that the workers can reach.
 
     Raises:
-        ConfigError: The model can't be cut so, or a device has too little memory.
-        SourceError: The weights can't be fetched.
+        ConfigError: A model can't be cut so, or a device has too little memory.
+        SourceError: A model's files can't be fetched.
         CheckpointError: They don't fit the model.
         GroupError: A worker could not start in another way.
     """
@@ -97,6 +97,7 @@ def start_gang(
     secret = secrets.token_hex(32)
     executor = GangExecutor(
         GangSettings(
+            worker=settings.worker,
             epoch=epoch,
             secret=secret,
             num_ranks=mesh.size,

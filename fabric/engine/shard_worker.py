@@ -1,4 +1,4 @@
-"""A shard worker's life: join the gang, form groups, load a shard, run iterations, end."""
+"""A shard worker's life: join the gang, form groups, open the models, run iterations, end."""
 
 import contextlib
 import logging
@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 
 from fabric.core.errors import FabricError, GroupError, ProtocolError
+from fabric.core.weights import WeightResult
+from fabric.engine.executor import Finished
 from fabric.engine.settings import WorkerSettings
 from fabric.engine.shard_frames import (
     VERSION,
@@ -15,15 +17,14 @@ from fabric.engine.shard_frames import (
     End,
     Failed,
     Join,
-    Loaded,
     Move,
     Moved,
+    Opened,
     Ran,
     Run,
     ShardLink,
 )
 from fabric.engine.worker import Worker, WorkerPlace
-from fabric.kv.transfer import TransferResult
 from fabric.models.progress import Progress
 from fabric.parallel.formation import join, make_group
 from fabric.parallel.mesh import Axis, Mesh
@@ -98,18 +99,20 @@ def _work(link: ShardLink, settings: ShardSettings, progress: Progress | None) -
         place = WorkerPlace(mesh.parallel, tensor, pipeline, settings.layer_split)
         worker = Worker(settings.worker, progress, place)
         stack.callback(worker.close, leaves_parked=True)
-        link.send(Loaded(worker.max_num_blocks, worker.space, worker.card, worker.defaults))
+        link.send(Opened(worker.models))
         begin = link.receive()
         if not isinstance(begin, Begin):
             raise ProtocolError(f"the driver said {type(begin).__name__} instead of Begin")
-        worker.allocate(begin.num_blocks, lambda result: _report_moved(link, result))
+        worker.allocate(begin.memory, lambda result: _report_moved(link, result))
         _run_iterations(link, worker, (tensor, pipeline))
         worker.close()
 
 
-def _report_moved(link: ShardLink, result: TransferResult) -> None:
+def _report_moved(link: ShardLink, result: Finished) -> None:
+    is_weights = isinstance(result, WeightResult)
+    moved = Moved(weights=(result,)) if is_weights else Moved(transfers=(result,))
     with contextlib.suppress(OSError):  # the thread that receives ends the worker
-        link.send(Moved((result,)))
+        link.send(moved)
 
 
 def _run_iterations(link: ShardLink, worker: Worker, groups: tuple[TimedGroup, ...]) -> None:
