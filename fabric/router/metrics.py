@@ -15,9 +15,9 @@ from fabric.core.status import GroupState, GroupStatus
 from fabric.router.catalog import Catalog
 from fabric.router.dispatch import Dispatcher
 from fabric.router.figures import OF_REQUESTS
+from fabric.router.model_metrics import LABELS, of_models
 from fabric.telemetry.histogram import Histogram
 
-LABELS = ("model_name", "group")
 # The second is the name that vLLM used before, and that older dashboards ask for.
 _GAP_NAMES = ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")
 
@@ -30,6 +30,10 @@ _GAUGES: tuple[tuple[str, str, Callable[[LoadReport], float]], ...] = (
      lambda load: 1 - load.num_free_blocks / load.num_blocks if load.num_blocks else 0.0),
     ("fabric_host_blocks", "KV blocks in host memory", lambda load: load.num_host_blocks),
     ("fabric_disk_blocks", "KV blocks on disk", lambda load: load.num_disk_blocks),
+    ("fabric_slabs", "Slabs of a device, for weights and KV", lambda load: load.num_slabs),
+    ("fabric_slabs_free", "Slabs that nobody has", lambda load: load.num_free_slabs),
+    ("fabric_fragmented_bytes", "Bytes of slabs of KV that are in no block in use",
+     lambda load: load.fragmented_bytes),
     ("fabric_no_progress_seconds", "Time with work and without progress",
      lambda load: load.stalled_s),
 )  # fmt: skip
@@ -67,7 +71,9 @@ class RouterMetrics(Collector):
         # A group that is down has no figures: counters must not seem to fall to 0.
         groups = tuple(map(self._catalog.group_status, self._catalog.group_names))
         yield _readiness(groups)
-        yield from _of_groups([group for group in groups if group.state is not GroupState.DOWN])
+        alive = [group for group in groups if group.state is not GroupState.DOWN]
+        yield from _of_groups(alive)
+        yield from of_models(alive)
 
     def _of_router(self) -> Iterator[Metric]:
         inflight = GaugeMetricFamily("fabric_requests_in_flight", "Requests in the router")

@@ -6,7 +6,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fabric.core.errors import ConfigError
-from fabric.core.request import LoadReport
+from fabric.core.request import LoadReport, ModelLoad
+from fabric.core.weights import WeightState
 from fabric.rpc.v1 import inference_pb2 as pb
 from fabric.telemetry import exposition
 from tests.integration.router_world import MODEL, running_world, spec, stream
@@ -21,6 +22,9 @@ LOAD = LoadReport(
     swapped_out_bytes=4096,
     stall_s=0.5,
     num_failed_transfers=1,
+    num_slabs=64,
+    num_free_slabs=32,
+    fragmented_bytes=2048,
 )
 
 
@@ -64,7 +68,31 @@ async def test_what_groups_report_is_shown_under_vllms_names():
         assert found[key("fabric_swap_stall_seconds_total")] == 0.5
         assert found[key("fabric_failed_transfers_total")] == 1
         assert found[key("fabric_policy", policy="mlfq")] == 1
+        assert found[key("fabric_slabs")] == 64
+        assert found[key("fabric_slabs_free")] == 32
+        assert found[key("fabric_fragmented_bytes")] == 2048
         assert found["fabric_group_ready", frozenset({("group", "left")})] == 1
+
+
+async def test_where_each_models_weights_are_is_shown():
+    async with running_world(metrics_port=0) as world:
+        world.groups[0].engine.weights = ModelLoad(
+            MODEL, WeightState.LOADING, True, 2, 1, 1234, 12, 3, 4096, 5, 0.125
+        )
+        loading = key("fabric_model_state", state="loading")
+        while (found := await scrape(world))[loading] != 1:
+            await asyncio.sleep(0)
+        states = [found[key("fabric_model_state", state=state)] for state in WeightState]
+        assert sum(states) == 1
+        assert found[key("fabric_model_pinned")] == 1
+        assert found[key("fabric_model_requests_running")] == 2
+        assert found[key("fabric_model_requests_waiting")] == 1
+        assert found[key("fabric_model_queued_tokens")] == 1234
+        assert found[key("fabric_model_kv_slabs")] == 12
+        assert found[key("fabric_model_idle_slabs")] == 3
+        assert found[key("fabric_model_weight_bytes")] == 4096
+        assert found[key("fabric_model_loads_total")] == 5
+        assert found[key("fabric_model_load_seconds")] == 0.125
 
 
 async def test_requests_are_counted_and_timed_without_a_label_that_clients_choose():
@@ -86,7 +114,8 @@ async def test_requests_are_counted_and_timed_without_a_label_that_clients_choos
         assert gaps == found[key("vllm:time_per_output_token_seconds_count")] <= 8
         assert found["fabric_requests_ended_total", frozenset({("outcome", "length")})] == 2
         names = {name for _, labels in found for name, _ in labels}
-        assert names <= {*("model_name", "group", "le", "finished_reason", "outcome", "policy")}
+        ours = {"model_name", "group", "le", "finished_reason", "outcome", "policy", "state"}
+        assert names <= ours
 
 
 async def test_a_request_in_flight_shows_and_its_cancelling_too():
@@ -107,7 +136,8 @@ async def test_the_counters_of_a_lost_group_do_not_fall_to_nothing():
         await world.wait_down()
         found = await scrape(world)
         assert found["fabric_group_ready", frozenset({("group", "left")})] == 0
-        assert not [name for name, _ in found if name == "fabric_steps_total"]
+        lost = {"fabric_steps_total", "fabric_model_loads_total", "fabric_model_state"}
+        assert not [name for name, _ in found if name in lost]
 
 
 @pytest.mark.parametrize(
