@@ -8,8 +8,10 @@ from fabric.client.retry import RetryPolicy
 from fabric.client.stream import AsyncGenerationStream
 from fabric.client.sync import Client, GenerationStream
 from fabric.core.errors import (
+    Aborted,
     DeadlineExceeded,
     FabricError,
+    FailedPrecondition,
     FieldViolation,
     GroupNotFound,
     InternalError,
@@ -23,6 +25,7 @@ from fabric.core.errors import (
     Unavailable,
 )
 from fabric.core.generation import Completed, Generation, Sequence, Started, StreamEvent
+from fabric.core.plan_steps import PlanProgress, StepState
 from fabric.core.prompt import ChatMessage
 from fabric.core.request import (
     FinishReason,
@@ -51,6 +54,7 @@ from fabric.core.status import (
 from fabric.core.weights import WeightState
 
 __all__ = [
+    "Aborted",
     "AsyncClient",
     "AsyncGenerationStream",
     "ChatMessage",
@@ -61,6 +65,7 @@ __all__ = [
     "Explanation",
     "FabricError",
     "FabricStatus",
+    "FailedPrecondition",
     "FieldViolation",
     "FinishReason",
     "GenerateOptions",
@@ -78,6 +83,7 @@ __all__ = [
     "ModelStatus",
     "Objectives",
     "Overloaded",
+    "PlanProgress",
     "PolicyChange",
     "PositionLogprobs",
     "PromptLike",
@@ -91,6 +97,7 @@ __all__ = [
     "Sequence",
     "SequenceDelta",
     "Started",
+    "StepState",
     "StopMatch",
     "StreamEvent",
     "Timing",

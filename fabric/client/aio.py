@@ -1,6 +1,6 @@
 """The client SDK for asyncio."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -14,11 +14,13 @@ from fabric.client.retry import Attempts, RetryPolicy
 from fabric.client.stream import AsyncGenerationStream, own_cancellation_only
 from fabric.core.errors import InvalidRequest
 from fabric.core.generation import Generation
+from fabric.core.plan_steps import PlanProgress
 from fabric.core.prompt import PromptTokens
 from fabric.core.status import Explanation, FabricStatus, ModelStatus, PolicyChange, Residence
 from fabric.core.weights import WeightState
 from fabric.rpc.convert import naming, set_prompt, spec_to_proto
 from fabric.rpc.convert_output import duration, generation_from_proto
+from fabric.rpc.convert_plan import progress_from_proto
 from fabric.rpc.convert_requests import change_from_proto, explanation_from_proto
 from fabric.rpc.convert_status import fabric_status_from_proto, model_from_proto
 from fabric.rpc.convert_weights import residence_from_proto, wanted_state_to_proto
@@ -217,6 +219,38 @@ class AsyncClient:
             request.timeout.CopyFrom(duration(timeout_s))
         response = await self._call(self._control.SetResidence, request, None)
         return tuple(map(residence_from_proto, response.residences))
+
+    async def apply_plan(
+        self, plan: str, *, dry_run: bool = False, timeout_s: float | None = None
+    ) -> AsyncGenerator[PlanProgress, None]:
+        """Move the fabric to another placement plan; no request is dropped.
+
+        It goes on if this is left before its end.
+
+        Args:
+            plan: YAML with the keys ``models`` and ``groups`` of a configuration.
+            dry_run: Only tell the steps.
+            timeout_s: How long new groups may take to serve, and old ones to finish what they
+                have, each; the server's default if None.
+
+        Yields:
+            All steps as planned, then each as it begins and ends.
+
+        Raises:
+            FailedPrecondition: A step failed; the old plan serves on.
+            Aborted: Another plan is being applied.
+        """
+        wait = None if timeout_s is None else duration(timeout_s)
+        request = control_pb2.ApplyPlanRequest(plan=plan, dry_run=dry_run, timeout=wait)
+        call = self._control.ApplyPlan(request, metadata=self._metadata)
+        try:
+            with own_cancellation_only():
+                while (message := await call.read()) is not grpc.aio.EOF:
+                    yield progress_from_proto(message)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()
 
     async def health(self, service: str = "") -> bool:
         """Whether the router, or one of its services by full name, can serve now."""

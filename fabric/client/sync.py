@@ -16,6 +16,7 @@ from fabric.client.retry import RetryPolicy
 from fabric.client.stream import AsyncGenerationStream
 from fabric.core.errors import RequestCancelled
 from fabric.core.generation import Generation, StreamEvent
+from fabric.core.plan_steps import PlanProgress
 from fabric.core.request import SequenceDelta
 from fabric.core.status import Explanation, FabricStatus, ModelStatus, PolicyChange, Residence
 from fabric.core.weights import WeightState
@@ -219,6 +220,21 @@ class Client:
         return self._portal.run(
             self._client.set_residence(model, state, pinned, group=group, timeout_s=timeout_s)
         )
+
+    def apply_plan(
+        self, plan: str, *, dry_run: bool = False, timeout_s: float | None = None
+    ) -> Iterator[PlanProgress]:
+        """Move the fabric to another placement plan; no request is dropped."""
+        steps = self._client.apply_plan(plan, dry_run=dry_run, timeout_s=timeout_s)
+
+        async def next_step() -> PlanProgress | None:
+            return await anext(steps, None)
+
+        try:
+            while (progress := self._portal.run(next_step())) is not None:
+                yield progress
+        finally:
+            self._portal.run(steps.aclose())
 
     def health(self, service: str = "") -> bool:
         """Whether the router, or one of its services by full name, can serve now."""

@@ -10,6 +10,8 @@ FabricError
 │   ├── Unavailable           UNAVAILABLE         a group died, is loading or drains; try again
 │   ├── DeadlineExceeded      DEADLINE_EXCEEDED
 │   ├── RequestCancelled      CANCELLED
+│   ├── FailedPrecondition    FAILED_PRECONDITION what is asked can't be done as things are
+│   ├── Aborted               ABORTED             something else is at it; ask again afterwards
 │   └── InternalError         INTERNAL            our bug
 ├── ConfigError               a configuration file or option; names the path
 ├── SourceError               weights can't be fetched, or their hash is wrong
@@ -102,6 +104,14 @@ class DeadlineExceeded(RequestError):
 
 class RequestCancelled(RequestError):
     """The client went away or asked to stop."""
+
+
+class FailedPrecondition(RequestError):
+    """What is asked can't be done as things are; asking again changes nothing."""
+
+
+class Aborted(RequestError):
+    """Something else is at it."""
 
 
 class InternalError(RequestError):

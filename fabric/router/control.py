@@ -8,7 +8,8 @@ import grpc
 from fabric.core.status import FabricStatus
 from fabric.router.catalog import Catalog
 from fabric.router.dispatch import Dispatcher
-from fabric.router.handlers import Context, unary
+from fabric.router.handlers import Context, streaming, unary
+from fabric.router.planning import Planner, apply_plan
 from fabric.router.residence import DEFAULT_TIMEOUT_S, Wish, set_residence
 from fabric.router.steering import DEFAULT_LIMIT, change_policy, explain_requests, named_groups
 from fabric.rpc.convert_output import seconds
@@ -24,9 +25,12 @@ DRAIN_TIMEOUT_S = 30.0
 class ControlServicer:
     """Describes and steers this router and its device groups."""
 
-    def __init__(self, catalog: Catalog, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, catalog: Catalog, dispatcher: Dispatcher, planner: Planner | None = None
+    ) -> None:
         self._catalog = catalog
         self._dispatcher = dispatcher
+        self._planner = planner
         self._started_s = time.monotonic()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -37,6 +41,7 @@ class ControlServicer:
             "ExplainRequests": unary(pb.ExplainRequestsRequest, self.explain_requests),
             "SetPolicy": unary(pb.SetPolicyRequest, self.set_policy),
             "SetResidence": unary(pb.SetResidenceRequest, self.set_residence),
+            "ApplyPlan": streaming(pb.ApplyPlanRequest, self.apply_plan),
         }
         return grpc.method_handlers_generic_handler(NAME, methods)
 
@@ -88,6 +93,10 @@ class ControlServicer:
         timeout_s = seconds(request.timeout) if request.HasField("timeout") else DEFAULT_TIMEOUT_S
         residences = await set_residence(self._catalog, request.group, wish, timeout_s)
         return pb.SetResidenceResponse(residences=map(residence_to_proto, residences))
+
+    async def apply_plan(self, request: pb.ApplyPlanRequest, context: Context) -> None:
+        """Move the fabric to another placement plan, or tell the steps."""
+        await apply_plan(self._planner, request, context)
 
 
 def _version() -> str:

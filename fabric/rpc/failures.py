@@ -1,7 +1,9 @@
 """RequestErrors to the link's Failure values, and back."""
 
 from fabric.core.errors import (
+    Aborted,
     DeadlineExceeded,
+    FailedPrecondition,
     InternalError,
     InvalidRequest,
     ModelNotFound,
@@ -13,7 +15,10 @@ from fabric.core.errors import (
 from fabric.rpc.frames import Failure
 
 _RETRYABLE = {kind.__name__: kind for kind in (Overloaded, Unavailable)}
-_PLAIN = {kind.__name__: kind for kind in (DeadlineExceeded, RequestCancelled)}
+_PLAIN = {
+    kind.__name__: kind
+    for kind in (DeadlineExceeded, RequestCancelled, FailedPrecondition, Aborted)
+}
 
 
 def failure_of(error: RequestError) -> Failure:

@@ -11,7 +11,9 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from fabric.core.errors import (
+    Aborted,
     DeadlineExceeded,
+    FailedPrecondition,
     FieldViolation,
     GroupNotFound,
     InternalError,
@@ -40,6 +42,8 @@ _CODES: dict[type[RequestError], grpc.StatusCode] = {
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     RequestCancelled: grpc.StatusCode.CANCELLED,
+    FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    Aborted: grpc.StatusCode.ABORTED,
     InternalError: grpc.StatusCode.INTERNAL,
 }
 _ERRORS = {code: kind for kind, code in _CODES.items()}
