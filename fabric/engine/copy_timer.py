@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fabric.core.errors import GroupError
 from fabric.core.profile import CopySpeed
 from fabric.engine.block_tier import CopyFailed
-from fabric.engine.executor import Executor
-from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer
+from fabric.engine.executor import ReadyExecutor
+from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer, WorkerOrders
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class CopyLimits:
 
 
 def measure_copies(
-    executor: Executor, num_blocks: int, limits: CopyLimits
+    executor: ReadyExecutor, model: int, num_blocks: int, limits: CopyLimits
 ) -> tuple[CopySpeed, ...]:
     """Time copies of one block and of many, to and from each tier that there is.
 
@@ -34,16 +34,17 @@ def measure_copies(
 
     Args:
         executor: Drives workers that are idle.
-        num_blocks: Blocks that the device has.
+        model: The place of the model whose blocks are copied.
+        num_blocks: Its blocks that the device has.
         limits: How much to copy, as long as it fits.
 
     Raises:
         GroupError: The workers can't go on, or a copy never ends.
     """
-    timer = _CopyTimer(executor, limits)
+    timer = _CopyTimer(executor, model, limits)
     speeds: list[CopySpeed] = []
     for tier in Tier:
-        if num_slots := executor.space.num_slots(tier):
+        if num_slots := executor.models[model].space.num_slots(tier):
             try:
                 speeds += timer.both_ways(tier, min(num_slots, num_blocks))
             except CopyFailed as error:
@@ -52,9 +53,10 @@ def measure_copies(
 
 
 class _CopyTimer:
-    def __init__(self, executor: Executor, limits: CopyLimits) -> None:
+    def __init__(self, executor: ReadyExecutor, model: int, limits: CopyLimits) -> None:
         self._executor = executor
-        self._block_bytes = executor.space.block_bytes
+        self._model = model
+        self._block_bytes = executor.models[model].space.block_bytes
         self._limits = limits
         # The scheduler's numbers go upwards from 0, and none may be used twice.
         self._number = 0
@@ -85,10 +87,11 @@ class _CopyTimer:
     def _time(self, tier: Tier, direction: Direction, num_blocks: int) -> float:
         self._number -= 1
         pairs = tuple((i, i) for i in range(num_blocks))
-        orders = BlockOrders(transfers=(Transfer(self._number, direction, tier, pairs),))
+        transfer = Transfer(self._number, direction, tier, pairs)
+        orders = BlockOrders(transfers=(transfer,), model=self._model)
         start_s = time.perf_counter()
-        self._executor.move(orders)
-        results = self._executor.take_moved(TIMEOUT_S)
+        self._executor.move(WorkerOrders(blocks=(orders,)))
+        results = self._executor.take_finished(TIMEOUT_S)
         elapsed_s = time.perf_counter() - start_s
         if not results:
             raise GroupError(f"a copy to or from {tier} takes longer than {TIMEOUT_S} s")

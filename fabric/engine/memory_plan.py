@@ -43,6 +43,10 @@ class DeviceMemory:
     weight_slabs: tuple[int, ...]
     blocks_per_slab: tuple[int, ...]
 
+    def max_num_blocks(self, model: int) -> int:
+        """A model's blocks where no other has anything on the device, weights included."""
+        return (self.num_slabs - self.weight_slabs[model]) * self.blocks_per_slab[model]
+
 
 def plan_memory(settings: WorkerSettings, models: Sequence[ModelBytes]) -> DeviceMemory:
     """Cut the memory that the settings allow.

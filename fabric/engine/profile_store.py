@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fabric.core.errors import ConfigError
 from fabric.core.profile import Profile, ProfileSubject
-from fabric.engine.executor import LoadedExecutor
+from fabric.engine.executor import ReadyExecutor
 from fabric.engine.profiler import QUICK, ProfileDepth, measure_profile
 from fabric.engine.settings import EngineSettings
 
@@ -22,10 +22,19 @@ logger = logging.getLogger(__name__)
 POLICIES_WITHOUT_TIMES = ("fcfs", "orca", "static", "priority", "edf")
 
 
-def find_profile(settings: EngineSettings, executor: LoadedExecutor) -> Profile | None:
-    """The profile that the settings name; else, if anything needs one, a quick one.
+def find_profile(
+    settings: EngineSettings, executor: ReadyExecutor, model: int, *, is_needed: bool = False
+) -> Profile | None:
+    """The profile that the settings name for a model; else, if anything needs one, a quick one.
 
     Quick profiles are kept below ``cache_dir/profiles``, so that the next start need not measure.
+    To be measured, a model must be on the device, and no other.
+
+    Args:
+        settings: The engine's.
+        executor: Its workers, that nobody else uses.
+        model: The model's place among the executor's.
+        is_needed: Whether something needs times, whatever the policy.
 
     Returns:
         None if nothing needs a profile: the policy goes by no times, and no blocks are parked.
@@ -34,20 +43,19 @@ def find_profile(settings: EngineSettings, executor: LoadedExecutor) -> Profile 
         ConfigError: The file that the settings name is no profile.
         GroupError: The workers can't go on.
     """
-    subject = subject_of(settings, executor)
-    if settings.profile is not None:
-        return _read(settings.profile, subject)
-    space = executor.space
-    if settings.scheduler.policy.name in POLICIES_WITHOUT_TIMES and not (
-        space.num_host_slots or space.num_disk_slots
-    ):
+    subject = subject_of(settings, executor, model)
+    named = settings.worker.models[model].profile
+    if named is not None:
+        return _read(named, subject)
+    if not (is_needed or needs_profile(settings, executor, model)):
         return None
-    path = settings.worker.cache_dir / "profiles" / _file_name(settings, executor, subject)
+    name = _file_name(settings, executor, model, subject)
+    path = settings.worker.cache_dir / "profiles" / name
     if path.exists():
         # A file that we can't read is measured again.
         with contextlib.suppress(ConfigError):
             return read_profile(path)
-    profile = take_profile(settings, executor, QUICK)
+    profile = take_profile(settings, executor, model, QUICK)
     logger.info("a profile of %s was measured, and is kept as %s", subject.model, path)
     try:
         write_profile(profile, path)
@@ -56,29 +64,36 @@ def find_profile(settings: EngineSettings, executor: LoadedExecutor) -> Profile 
     return profile
 
 
+def needs_profile(settings: EngineSettings, executor: ReadyExecutor, model: int) -> bool:
+    """Whether the policy goes by times, or the model's blocks can be parked."""
+    space = executor.models[model].space
+    is_parked = bool(space.num_host_slots or space.num_disk_slots)
+    return is_parked or settings.scheduler.policy.name not in POLICIES_WITHOUT_TIMES
+
+
 def take_profile(
-    settings: EngineSettings, executor: LoadedExecutor, depth: ProfileDepth
+    settings: EngineSettings, executor: ReadyExecutor, model: int, depth: ProfileDepth
 ) -> Profile:
-    """Measure a device group that nobody else uses, and note what it is and when that was.
+    """Measure a model on a device group that nobody else uses; note what it is and when that was.
 
     Raises:
         GroupError: The workers can't go on.
     """
     return replace(
-        measure_profile(settings, executor, depth),
-        subject=subject_of(settings, executor),
+        measure_profile(settings, executor, model, depth),
+        subject=subject_of(settings, executor, model),
         host=platform.node(),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def subject_of(settings: EngineSettings, executor: LoadedExecutor) -> ProfileSubject:
-    """What a profile of these workers is a profile of."""
-    worker = settings.worker
+def subject_of(settings: EngineSettings, executor: ReadyExecutor, model: int) -> ProfileSubject:
+    """What a profile of these workers and this model is a profile of."""
+    worker, card = settings.worker, executor.models[model].card
     return ProfileSubject(
-        model=worker.model,
-        source=worker.source,
-        dtype=executor.card.dtype,
+        model=card.model,
+        source=worker.models[model].source,
+        dtype=card.dtype,
         device=worker.device,
         processor=_processor(),
         num_threads=worker.num_threads or len(os.sched_getaffinity(0)),
@@ -87,7 +102,7 @@ def subject_of(settings: EngineSettings, executor: LoadedExecutor) -> ProfileSub
         block_size=worker.block_size,
         max_num_seqs=settings.scheduler.max_num_seqs,
         max_num_batched_tokens=settings.scheduler.max_num_batched_tokens,
-        max_model_len=executor.card.max_model_len,
+        max_model_len=card.max_model_len,
         version=_version(),
     )
 
@@ -127,14 +142,16 @@ def _read(path: Path, subject: ProfileSubject) -> Profile:
     return profile
 
 
-def _file_name(settings: EngineSettings, executor: LoadedExecutor, subject: ProfileSubject) -> str:
+def _file_name(
+    settings: EngineSettings, executor: ReadyExecutor, model: int, subject: ProfileSubject
+) -> str:
     """The same for all that measures the same; copies depend on where blocks are parked."""
     parking = settings.worker.parking
     known = [
         asdict(subject),
         str(parking),
-        str(executor.space),
-        executor.num_blocks,
+        str(executor.models[model].space),
+        executor.memory.max_num_blocks(model),
         settings.layer_split,
         settings.worker.backend,
         asdict(QUICK),

@@ -11,7 +11,7 @@ from fabric.core.interpolation import Line
 from fabric.core.profile import Profile
 from fabric.core.sampling import SamplingParams
 from fabric.engine.copy_timer import CopyLimits, measure_copies
-from fabric.engine.executor import LoadedExecutor
+from fabric.engine.executor import ReadyExecutor
 from fabric.engine.settings import EngineSettings
 from fabric.scheduler.output import NewSequence, ScheduledSequence, SchedulerOutput
 
@@ -65,28 +65,30 @@ FULL = ProfileDepth(
 
 
 def measure_profile(
-    settings: EngineSettings, executor: LoadedExecutor, depth: ProfileDepth
+    settings: EngineSettings, executor: ReadyExecutor, model: int, depth: ProfileDepth
 ) -> Profile:
-    """Measure a device group that nobody else uses; it forgets everything afterwards.
+    """Measure one model on a device group that nobody else uses; workers forget it all afterwards.
 
-    What KV blocks hold is overwritten, so the scheduler must not have given any out. One
-    iteration is in flight at a time, also through several pipeline stages.
+    The model's weights are on the device, and no others. What KV blocks hold is overwritten, so
+    the scheduler must not have given any out. One iteration is in flight at a time, also through
+    several pipeline stages.
 
     Raises:
         GroupError: The workers can't go on.
     """
-    num_blocks, block_size = executor.num_blocks, settings.worker.block_size
-    timer = IterationTimer(executor, block_size, depth)
+    num_blocks, block_size = executor.memory.max_num_blocks(model), settings.worker.block_size
+    hosted = executor.models[model]
+    timer = IterationTimer(executor, model, block_size, depth)
     timer.time(Load(1, 0, 1))
-    room = min(executor.card.max_model_len, num_blocks * block_size)
+    room = min(hosted.card.max_model_len, num_blocks * block_size)
     chunk = min(settings.scheduler.max_num_batched_tokens, room)
     batches = up_to(depth.batches, min(settings.scheduler.max_num_seqs, (num_blocks + 1) // 2))
     longest = min(room, (num_blocks - batches[-1] + 1) * block_size, depth.max_context)
     return Profile(
         prefill=tuple(_measure_prefill(timer, depth, chunk, room)),
         decode=tuple(_measure_decode(timer, depth, batches, up_to(depth.contexts, longest))),
-        copies=measure_copies(executor, num_blocks, depth.copies),
-        block_bytes=executor.space.block_bytes,
+        copies=measure_copies(executor, model, num_blocks, depth.copies),
+        block_bytes=hosted.space.block_bytes,
     )
 
 
@@ -101,19 +103,24 @@ class Load:
 
 
 class IterationTimer:
-    """Runs iterations of made-up sequences.
+    """Runs iterations of made-up sequences of one model.
 
     KV that they read was never computed, which takes as long to read as any. Each sequence has
     blocks of its own as far as there are any; those that it writes are its own always.
     """
 
-    def __init__(self, executor: LoadedExecutor, block_size: int, depth: ProfileDepth) -> None:
+    def __init__(
+        self, executor: ReadyExecutor, model: int, block_size: int, depth: ProfileDepth
+    ) -> None:
         self._executor = executor
+        self._model = model
+        self._num_blocks = executor.memory.max_num_blocks(model)
+        self._vocab_size = executor.models[model].card.vocab_size
         self._block_size = block_size
         self._depth = depth
         self._step = 0
         names = {item.name for item in fields(SamplingParams)}
-        defaults = executor.defaults
+        defaults = executor.models[model].defaults
         shared = {item.name for item in fields(defaults)} & names
         values = {name: getattr(defaults, name) for name in shared}
         self._sampling = SamplingParams(max_tokens=1, **values)
@@ -143,8 +150,9 @@ class IterationTimer:
         new: tuple[NewSequence, ...] = (),
         released: tuple[int, ...] = (),
     ) -> float:
+        output = SchedulerOutput(self._step, scheduled, new, released=released, model=self._model)
         start_s = time.perf_counter()
-        self._executor.submit(SchedulerOutput(self._step, scheduled, new, released=released))
+        self._executor.submit(output)
         self._executor.collect()
         self._step += 1
         return time.perf_counter() - start_s
@@ -152,11 +160,10 @@ class IterationTimer:
     def _sequence(self, key: int, load: Load) -> NewSequence:
         num_tokens = load.num_computed + load.num_new
         num_before = -(-num_tokens // self._block_size) - 1
-        num_shared = self._executor.num_blocks - load.num_sequences
+        num_shared = self._num_blocks - load.num_sequences
         first = key * num_before
         before = (load.num_sequences + (first + i) % num_shared for i in range(num_before))
-        vocab_size = self._executor.card.vocab_size
-        token_ids = tuple((key + 31 * i) % vocab_size for i in range(num_tokens))
+        token_ids = tuple((key + 31 * i) % self._vocab_size for i in range(num_tokens))
         return NewSequence(key, 0, token_ids, num_tokens, self._sampling, (*before, key))
 
 
