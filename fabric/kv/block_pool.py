@@ -1,6 +1,6 @@
 """One model's KV blocks: who uses them, which are free, and which hold a known prefix."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from heapq import heappop, heappush
 
 from fabric.kv.slabs import SlabPool
@@ -89,9 +89,9 @@ class BlockPool:
         """How many block tables hold the block."""
         return self._refcounts[block]
 
-    def users(self) -> Counter[int]:
+    def users(self) -> dict[int, int]:
         """How many block tables hold each block that is in use; for checks."""
-        return Counter({block: count for block, count in enumerate(self._refcounts) if count})
+        return {block: count for block, count in enumerate(self._refcounts) if count}
 
     def take(self) -> int:
         """Give a free block; one must be free.
@@ -113,14 +113,21 @@ class BlockPool:
             slab = self._records[block // self.blocks_per_slab]
         assert self._refcounts[block] == 0
         self._refcounts[block] = 1
-        self._note_use(slab)
+        if not slab.num_used:
+            self._wake(slab)
+        slab.num_used += 1
+        self.num_used += 1
         return block
 
     def share(self, block: int) -> None:
         """Add a user to a block that is in use, or is free but cached."""
         if self._refcounts[block] == 0:
             del self._evictable[block]
-            self._note_use(self._records[block // self.blocks_per_slab])
+            slab = self._records[block // self.blocks_per_slab]
+            if not slab.num_used:
+                self._wake(slab)
+            slab.num_used += 1
+            self.num_used += 1
         self._refcounts[block] += 1
 
     def release(self, block: int) -> None:
@@ -140,7 +147,7 @@ class BlockPool:
         self.num_used -= 1
         slab.num_used -= 1
         if not slab.num_used:
-            self._note_disuse(slab)
+            self._rest(slab)
 
     def find(self, prefix_hash: bytes) -> int | None:
         """The block that holds this prefix's last tokens, if it is cached.
@@ -174,7 +181,7 @@ class BlockPool:
         if slab.number in self._idle and len(slab.plain) == self.blocks_per_slab:
             del self._idle[slab.number]
             self.account.note_idle(-1)
-            self._note_disuse(slab)
+            self._rest(slab)
 
     def give_up_idle(self) -> int:
         """Evict everything in the idle slab that was used least recently, which it loses."""
@@ -238,14 +245,14 @@ class BlockPool:
             self.emptied.append(block)
         return block
 
-    def _note_use(self, slab: _Slab) -> None:
-        if not slab.num_used and slab.number in self._idle:
+    def _wake(self, slab: _Slab) -> None:
+        """A slab without blocks in use is about to have one; it may be idle, or new."""
+        if slab.number in self._idle:
             del self._idle[slab.number]
             self.account.note_idle(-1)
-        slab.num_used += 1
-        self.num_used += 1
 
-    def _note_disuse(self, slab: _Slab) -> None:
+    def _rest(self, slab: _Slab) -> None:
+        """A slab has no block in use any more: it is idle, or goes back."""
         if len(slab.plain) < self.blocks_per_slab:
             self._idle[slab.number] = None
             self.account.note_idle(1)

@@ -56,6 +56,11 @@ class KVCacheManager:
         self._held: list[int] = []
 
     @property
+    def blocks_per_slab(self) -> int:
+        """Blocks of this model in a slab."""
+        return self._pool.blocks_per_slab
+
+    @property
     def account(self) -> SlabAccount:
         """What the model has of the device's slabs."""
         return self._pool.account
@@ -277,10 +282,10 @@ class KVCacheManager:
             users.update(table.blocks)
         blocks, places = self._parking.holds()
         users.update(blocks)
-        assert self._pool.users() == +users
+        assert self._pool.users() == dict(users)
         for tier, slots in self._parking.slots.items():
             slots.check_invariants()
-            assert slots.users() == {slot: n for (t, slot), n in places.items() if t is tier and n}
+            assert slots.users() == {slot: n for (t, slot), n in places.items() if t is tier}
 
     def _adopt(self, key: int, table: BlockTable) -> None:
         if table.residence is Residence.RESIDENT:

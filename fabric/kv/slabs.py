@@ -55,7 +55,10 @@ class SlabAccount:
         num_left = self._slabs.slack - self.num_spare + self._num_unmet
         if num_left < 0:
             return self.num_slabs - min(self.num_spare, -num_left)
-        return max(self.num_slabs, min(self.num_slabs + num_left, self.most))
+        num_usable = self.num_slabs + num_left
+        if num_usable > self.most:  # Not by min and max: the scheduler asks most often for this.
+            return self.most if self.most > self.num_slabs else self.num_slabs
+        return num_usable
 
     def set_bounds(self, least: int, most: int) -> None:
         """Guarantee ``least`` slabs, those that it has among them, and allow ``most``.

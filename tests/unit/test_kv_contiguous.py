@@ -44,6 +44,12 @@ def test_a_sequence_that_outgrows_its_run_must_be_admitted_again():
     kv.check_invariants()
 
 
+def test_runs_have_all_blocks_of_the_pool_and_what_they_leave_is_fragmentation():
+    kv = opened(8, 9)
+    assert (kv.num_blocks, kv.account.num_slabs) == (8, 1)
+    assert kv.fragmented_bytes(10, 85) == 85 - 4 * 10
+
+
 def test_admission_needs_one_run_and_not_only_as_many_free_blocks():
     kv = opened(8, 4)
     assert kv.num_free_blocks == 7

@@ -1,6 +1,10 @@
+from itertools import count
+
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import Allocation, KVCacheManager
 from fabric.kv.prefix import PrefixChain, root_hash
+from fabric.kv.slabs import SlabPool
+from fabric.kv.transfer import ParkingSpace
 
 
 def chain(tokens: list[int], salt: str = "") -> PrefixChain:
@@ -127,3 +131,57 @@ def test_the_end_of_a_freed_prefix_is_evicted_before_its_start():
     kv.open(2, chain([99]), [])
     kv.allocate(2, 1, 0)
     assert kv.find_cached(chain(list(range(12))), 12) == [0, 1]
+
+
+def two_models() -> list[KVCacheManager]:
+    slabs, numbers = SlabPool(4), count(1)
+    return [
+        KVCacheManager(BlockPool(slabs, n), 4, space=ParkingSpace(4), numbers=numbers)
+        for n in (2, 3)
+    ]
+
+
+def fill(kv: KVCacheManager, num_tokens: int) -> None:
+    kv.open(1, chain(list(range(num_tokens))), [])
+    assert kv.allocate(1, num_tokens, 0) is not None
+    kv.register(1, num_tokens)
+
+
+def test_blocks_that_one_model_uses_are_no_longer_free_for_another():
+    first, second = two_models()
+    assert (first.num_free_blocks, second.num_free_blocks) == (8, 12)
+    fill(first, 9)
+    assert (first.num_free_blocks, second.num_free_blocks) == (5, 6)
+    assert (first.num_blocks, second.num_blocks) == (8, 12)
+    assert (first.account.num_slabs, second.account.num_slabs) == (2, 0)
+
+
+def test_a_prefix_is_cached_until_another_model_needs_its_slab():
+    first, second = two_models()
+    fill(first, 9)
+    first.free(1)
+    assert first.account.num_idle == 1
+    fill(second, 36)
+    assert first.find_cached(chain(list(range(9))), 9) == [0, 1]
+    second.allocate(1, 48, 36)
+    assert first.find_cached(chain(list(range(9))), 9) == []
+    second.free(1)
+    for kv in (first, second):
+        kv.check_invariants()
+
+
+def test_fragmentation_is_what_no_block_covers_that_is_in_use_or_cached():
+    kv, _ = two_models()
+    fill(kv, 9)
+    assert kv.fragmented_bytes(40, 100) == 200 - 3 * 40
+    kv.free(1)
+    assert kv.fragmented_bytes(40, 100) == 100 - 2 * 40
+
+
+def test_no_two_transfers_of_a_group_have_the_same_number():
+    managers = two_models()
+    for kv in managers:
+        fill(kv, 9)
+        assert kv.park(1, 9)
+    orders = [kv.take_orders() for kv in managers]
+    assert [transfer.number for order in orders for transfer in order.transfers] == [1, 2]
