@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fabric.core.errors import SourceError
 from fabric.models.config import ModelConfig
 from fabric.models.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from fabric.models.model import RankPart
@@ -87,7 +88,7 @@ class LlamaParts:
     def _group(self, index: int) -> Parameters:
         source = self._source
         if source is None:
-            raise RuntimeError("the model's weights are not on the device")
+            raise SourceError("the model's weights are not on the device")
         return source.group(index)
 
     def _build_ends(self, parameters: Parameters) -> LlamaEnds:

@@ -51,7 +51,7 @@ class CausalModel(Protocol):
         ...
 
     def detach(self) -> None:
-        """Let go of all weights; until others are attached, iterations raise RuntimeError."""
+        """Let go of all weights; until others are attached, iterations raise SourceError."""
         ...
 
     def kv_cache_shape(self, num_blocks: int, block_size: int) -> tuple[int, ...]:

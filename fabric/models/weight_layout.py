@@ -42,7 +42,7 @@ class PlacedGroup:
     start: int
     end: int
     tensors: tuple[PlacedTensor, ...]
-    shared: frozenset[str]
+    shared: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _lay_out_group(
         if is_plain:
             plain.append((parameter.weight, end))
         end += -(-prod(placed.shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-    return PlacedGroup(start, end, tuple(tensors), frozenset(shared))
+    return PlacedGroup(start, end, tuple(tensors), tuple(shared))
 
 
 def _place(parameter: Parameter, backend: Backend, dtype: torch.dtype, offset: int) -> PlacedTensor:
@@ -99,8 +99,12 @@ def _place(parameter: Parameter, backend: Backend, dtype: torch.dtype, offset: i
     return PlacedTensor(parameter.name, packed, offset, (out_features, in_features))
 
 
-def stored_tensors(group: PlacedGroup, parameters: Parameters) -> Iterator[tuple[int, Tensor]]:
-    """What to write for a group, one tensor after the other: its offset, and its values."""
+def stored_bytes(group: PlacedGroup, parameters: Parameters) -> Iterator[tuple[int, Tensor]]:
+    """What to write for a group, one tensor after the other.
+
+    Yields:
+        Where it goes, and what: ``[num_bytes]`` uint8.
+    """
     for placed in group.tensors:
         if placed.name in group.shared:
             continue
@@ -109,7 +113,7 @@ def stored_tensors(group: PlacedGroup, parameters: Parameters) -> Iterator[tuple
         else:
             values = parameters.linear(placed.name).data
         assert tuple(values.shape) == placed.shape
-        yield placed.offset, values.contiguous()
+        yield placed.offset, values.contiguous().flatten().view(torch.uint8)
 
 
 class BufferWeights:
