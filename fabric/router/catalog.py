@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from fabric.core.errors import ModelNotFound, Unavailable
 from fabric.core.request import ModelCard, ServedModel
@@ -9,10 +10,19 @@ from fabric.core.status import GroupState, GroupStatus, ModelState, ModelStatus
 from fabric.router.connection import GroupAddress as GroupAddress
 from fabric.router.connection import LinkOptions
 from fabric.router.group_link import GroupLink
+from fabric.router.routing import ReadyGroup
 from fabric.rpc.frames import FrameCodec
 
 STALE_REPORT_S = 3.0
 RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRules:
+    """When a group counts as stalled, and how long one that is taken off the list may linger."""
+
+    stall_after_s: float = 10.0
+    leave_timeout_s: float = 600.0
 
 
 class Catalog:
@@ -26,30 +36,52 @@ class Catalog:
         self,
         options: LinkOptions,
         model_ids: tuple[str, ...],
-        stall_after_s: float,
+        rules: CatalogRules,
         on_change: Callable[[], None],
     ) -> None:
         self._options = options
-        self._stall_after_s = stall_after_s
+        self._rules = rules
         self._on_change = on_change
         self._codec = FrameCodec()
         self._links: dict[str, GroupLink] = {}
+        self._leaving: dict[GroupAddress, GroupLink] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._served: dict[str, ServedModel | None] = dict.fromkeys(model_ids)
         self._reasons: Mapping[str, str] = {}
 
     def set_groups(self, addresses: tuple[GroupAddress, ...]) -> None:
-        """Make these the known groups; links whose address is unchanged are kept."""
+        """Make these the known groups; links whose address is unchanged are kept.
+
+        A group that is gone gets nothing new, and its link closes when its streams have ended, or
+        after ``leave_timeout_s``. One that has moved is another incarnation: what was at its old
+        address is dead or must be, and so are its streams.
+        """
         wanted = {address.name: address for address in addresses}
         for name, link in tuple(self._links.items()):
             if wanted.get(name) != link.address:
-                closing = asyncio.create_task(self._links.pop(name).stop())
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
+                del self._links[name]
+                self._close(link, self._rules.leave_timeout_s if name not in wanted else 0.0)
         for name, address in wanted.items():
             if name not in self._links:
-                self._links[name] = GroupLink(address, self._options, self._codec, self._changed)
+                self._links[name] = self._new_link(address)
         self._changed()
+
+    def _new_link(self, address: GroupAddress) -> GroupLink:
+        link = self._leaving.pop(address, None)
+        if link is not None and link.stay():
+            return link
+        return GroupLink(address, self._options, self._codec, self._changed)
+
+    def _close(self, link: GroupLink, timeout_s: float) -> None:
+        self._leaving[link.address] = link
+        closing = asyncio.create_task(link.leave(timeout_s))
+        self._closing.add(closing)
+        closing.add_done_callback(lambda task: self._closed(link, task))
+
+    def _closed(self, link: GroupLink, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if self._leaving.get(link.address) is link:
+            del self._leaving[link.address]
 
     def explain(self, reasons: Mapping[str, str]) -> None:
         """Note why groups are down, by name."""
@@ -58,7 +90,8 @@ class Catalog:
     async def stop(self) -> None:
         """Close all links."""
         self.set_groups(())
-        await asyncio.gather(*self._closing)
+        links = tuple(self._leaving.values())
+        await asyncio.gather(*(link.stop() for link in links), *self._closing)
 
     def link(self, group: str) -> GroupLink:
         """The link to a group.
@@ -110,12 +143,21 @@ class Catalog:
             )
         return ready
 
+    def ready(self, model: str) -> tuple[ReadyGroup, ...]:
+        """The groups that can take a request for the model now, and what they told.
+
+        Raises:
+            Unavailable: There are none; tells why.
+        """
+        found = ((name, self._links[name]) for name in self.ready_groups(model))
+        return tuple(ReadyGroup(name, link.models, link.load) for name, link in found)
+
     def group_state(self, group: str) -> GroupState:
         """Whether a group can take requests; it must make progress if it has work."""
         link = self._links[group]
         if not link.is_connected:
             return GroupState.DOWN
-        if link.load.stalled_s >= self._stall_after_s or link.silent_s() >= STALE_REPORT_S:
+        if link.load.stalled_s >= self._rules.stall_after_s or link.silent_s() >= STALE_REPORT_S:
             return GroupState.STALLED
         return GroupState.DRAINING if link.is_draining else GroupState.READY
 

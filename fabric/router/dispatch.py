@@ -5,83 +5,52 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from fabric.core.errors import DeadlineExceeded, RequestError, Unavailable
-from fabric.core.generation import Completed, Started
+from fabric.core.errors import RequestError, Unavailable
 from fabric.core.prompt import GenerationSpec
 from fabric.core.request import FinishReason, GenerationRequest
 from fabric.router.admission import Admission
+from fabric.router.answer import Answer, Meter, Places
 from fabric.router.catalog import Catalog
-from fabric.router.figures import ServiceFigures
-from fabric.router.journal import Journal, JournalEntry
+from fabric.router.figures import ServiceFigures, SloFigures
+from fabric.router.journal import Journal
 from fabric.router.ledger import InflightLedger
-from fabric.router.mailbox import Letters, Mailbox
-from fabric.router.policy import RoutingPolicy
+from fabric.router.objectives import refusal
+from fabric.router.routing import Route, Routing
+from fabric.router.tenants import TenantBuckets, TenantEntry
 from fabric.rpc.status import status_code
 
 
-class Answer:
-    """A request in flight, from its reader's side."""
+@dataclass(slots=True)
+class _Ending:
+    """How a request ends: what is known of it by then."""
 
-    def __init__(
-        self,
-        started: Started,
-        group: str,
-        mailbox: Mailbox,
-        entry: JournalEntry,
-        figures: ServiceFigures,
-    ) -> None:
-        self.started = started
-        self._group = group
-        self._mailbox = mailbox
-        self._entry = entry
-        self._figures = figures
-        self._now = asyncio.get_running_loop().time
-        self._last_token_s: float | None = None
-        self.finish_reason: FinishReason | None = None
-
-    async def take(self) -> Letters:
-        """What is ready next, waiting if nothing is; the end is set on the last."""
-        letters = await self._mailbox.take()
-        num_tokens = 0
-        for delta in letters.deltas:
-            self._entry.record(delta)
-            self.finish_reason = delta.finish_reason or self.finish_reason
-            num_tokens += len(delta.token_ids)
-        if num_tokens:
-            self._note_tokens(num_tokens)
-        end = letters.end
-        if not isinstance(end, Completed):
-            return letters
-        if self.finish_reason is FinishReason.DEADLINE:
-            late = DeadlineExceeded("the deadline passed before the request finished")
-            return Letters(letters.deltas, late)
-        self._figures.note_end(end, self.finish_reason)
-        timing = replace(end.timing, group=self._group)
-        return Letters(letters.deltas, Completed(end.usage, timing))
-
-    def _note_tokens(self, count: int) -> None:
-        now, last_s = self._now(), self._last_token_s
-        self._last_token_s = now
-        if last_s is None:
-            self._figures.num_prompt_tokens += self.started.prompt_tokens
-        self._figures.note_tokens(count, None if last_s is None else now - last_s)
+    request: GenerationRequest | None = None
+    answer: Answer | None = None
 
 
 class Dispatcher:
     """Opens answers for requests; knows what is in flight, and how requests ended."""
 
     def __init__(
-        self, catalog: Catalog, admission: Admission, policy: RoutingPolicy, ledger: InflightLedger
+        self,
+        catalog: Catalog,
+        admission: Admission,
+        routing: Routing,
+        ledger: InflightLedger,
+        tenants: TenantBuckets,
     ) -> None:
         self._catalog = catalog
         self._admission = admission
-        self._policy = policy
         self._journal = Journal()
+        self.now = asyncio.get_running_loop().time
+        self.routing = routing
+        self.tenants = tenants
         self.ledger = ledger
         self.outcomes: Counter[str] = Counter()
         self.figures: dict[tuple[str, str], ServiceFigures] = {}
+        self.slo = SloFigures()
         self.is_draining = False
 
     @asynccontextmanager
@@ -95,19 +64,46 @@ class Dispatcher:
         Raises:
             RequestError: It is refused, with nothing in flight.
         """
-        with self._counted(timeout_s) as ended, self.ledger.admitted():
+        with (
+            self._counted(timeout_s) as ending,
+            self.ledger.admitted(),
+            self.tenants.admitted(spec.tenant, self.now()) as tenant,
+        ):
             request = await self._admit(spec, timeout_s)
-            groups = self._catalog.ready_groups(request.model)
-            group = self._policy.choose([self.ledger.load(name) for name in groups])
+            route = self._route(request, tenant)
+            ending.request = request
             with (
-                self._journal.entry(request) as entry,
-                self.ledger.dispatched(group, _num_tokens(request)),
-                self._catalog.link(group).open(request) as mailbox,
+                self._journal.entry(request) as journal,
+                self.ledger.dispatched(route.group, route.demand, route.is_cold) as work,
+                self._catalog.link(route.group).open(request) as mailbox,
             ):
-                figures = self.figures.setdefault((request.model, group), ServiceFigures())
-                answer = Answer(_started(request), group, mailbox, entry, figures)
-                yield answer
-                ended.append(answer.finish_reason)
+                meter = Meter(
+                    request, route, Places(work, tenant), self._figures(route), self.routing
+                )
+                meter.start(self.now())
+                ending.answer = Answer(request, route.group, mailbox, journal, meter)
+                yield ending.answer
+
+    def _route(self, request: GenerationRequest, tenant: TenantEntry) -> Route:
+        """Where the request goes, paid for by its tenant.
+
+        Raises:
+            Overloaded: The tenant has used up its tokens, too many wait for the weights, or an
+                objective would be missed and the request is rather refused.
+            Unavailable: No group can take it.
+        """
+        now = self.now()
+        groups = self._catalog.ready(request.model)
+        demand = self.routing.demand(request, len(groups))
+        tenant.charge(demand.num_tokens, now)
+        route = self.routing.route(demand, request.objectives, groups, now)
+        if route.miss is not None and request.objectives.refuse_if_late:
+            self.slo.note_refused(request.model, route.miss.objective)
+            raise refusal(request.model, route.miss)
+        return route
+
+    def _figures(self, route: Route) -> ServiceFigures:
+        return self.figures.setdefault((route.demand.model, route.group), ServiceFigures())
 
     async def _admit(self, spec: GenerationSpec, timeout_s: float | None) -> GenerationRequest:
         if self.is_draining:
@@ -116,39 +112,42 @@ class Dispatcher:
         # Before the work of tokenizing is spent on it.
         self._catalog.ready_groups(spec.model)
         named = spec if spec.request_id else replace(spec, request_id=uuid.uuid4().hex)
-        started_s = asyncio.get_running_loop().time()
+        started_s = self.now()
         request = await self._admission.admit(named, served, timeout_s)
+        objectives = self.routing.objectives(request)
         if timeout_s is None:
-            return request
-        spent_s = asyncio.get_running_loop().time() - started_s
-        return replace(request, timeout_s=max(0.0, timeout_s - spent_s))
+            return replace(request, objectives=objectives)
+        left_s = max(0.0, timeout_s - (self.now() - started_s))
+        return replace(request, objectives=objectives, timeout_s=left_s)
 
     @contextmanager
-    def _counted(self, timeout_s: float | None) -> Iterator[list[FinishReason | None]]:
-        """Count how the request inside ends; it puts its finish reason into the list."""
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
-        ended: list[FinishReason | None] = []
+    def _counted(self, timeout_s: float | None) -> Iterator[_Ending]:
+        """Count how the request inside ends; what is known of it is put into the ending."""
+        started_s = self.now()
+        ending = _Ending()
         outcome = "INTERNAL"
         try:
-            yield ended
-            outcome = str(ended[0] or FinishReason.CANCELLED)
+            yield ending
+            reason = ending.answer.finish_reason if ending.answer else None
+            outcome = str(reason or FinishReason.CANCELLED)
         except RequestError as error:
             outcome = status_code(error).name
             raise
         except asyncio.CancelledError:
-            is_late = timeout_s is not None and loop.time() - started_s >= timeout_s
+            is_late = timeout_s is not None and self.now() - started_s >= timeout_s
             outcome = "DEADLINE_EXCEEDED" if is_late else "CANCELLED"
             raise
         finally:
             self.outcomes[outcome] += 1
+            self._judge(ending, outcome)
 
-
-def _started(request: GenerationRequest) -> Started:
-    num_tokens = len(request.prompt_token_ids)
-    return Started(request.request_id, request.model, num_tokens, request.sampling.seed)
-
-
-def _num_tokens(request: GenerationRequest) -> int:
-    """What a group may have to compute for the request, at most."""
-    return len(request.prompt_token_ids) + request.sampling.n * request.sampling.max_tokens
+    def _judge(self, ending: _Ending, outcome: str) -> None:
+        request = ending.request
+        if request is None:
+            return
+        completed = ending.answer.completed if ending.answer else None
+        if completed is not None:
+            num_tokens = completed.usage.completion_tokens / request.sampling.n
+            self.slo.note_completed(request.model, request.objectives, completed.timing, num_tokens)
+        elif outcome.upper() != "CANCELLED":
+            self.slo.note_failed(request.model, request.objectives)

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from fabric.core.generation import Completed
-from fabric.core.request import FinishReason
+from fabric.core.request import FinishReason, Objectives, Timing
+from fabric.router.objectives import judged, stated
 from fabric.telemetry.histogram import Histogram
 
 # vLLM's buckets, with finer ones below: small models answer in milliseconds.
@@ -64,3 +65,36 @@ class ServiceFigures:
         self.finished[str(reason or FinishReason.STOP)] += 1
         for name, _, _, value in OF_REQUESTS:
             self.of_requests[name].note(value(end))
+
+
+class SloFigures:
+    """How requests fared with their objectives, by model; whoever had none isn't counted.
+
+    ``outcomes`` are counted by model, objective, and met, missed or refused. A request that is
+    ``good`` met all that it had.
+
+    Source: DistServe (Zhong et al., OSDI 2024) for goodput.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[str, str, str]] = Counter()
+        self.good: Counter[str] = Counter()
+
+    def note_completed(
+        self, model: str, objectives: Objectives, timing: Timing, num_output_tokens: float
+    ) -> None:
+        """Judge a request that has completed, with so many tokens in each sequence."""
+        found = tuple(judged(objectives, timing, num_output_tokens))
+        for name, is_met in found:
+            self.outcomes[model, name, "met" if is_met else "missed"] += 1
+        if found and all(is_met for _, is_met in found):
+            self.good[model] += 1
+
+    def note_failed(self, model: str, objectives: Objectives) -> None:
+        """Count a request that was let in and ended without an answer, not by its client."""
+        for name in stated(objectives):
+            self.outcomes[model, name, "missed"] += 1
+
+    def note_refused(self, model: str, objective: str) -> None:
+        """Count a request that was refused for one of its objectives."""
+        self.outcomes[model, objective, "refused"] += 1

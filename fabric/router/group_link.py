@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fabric.core.errors import InvalidRequest, ProtocolError, Unavailable
 from fabric.core.request import GenerationRequest, LoadReport, ServedModel
@@ -35,12 +35,47 @@ class GroupLink:
         self._on_change = on_change
         self._connection: Connection | None = None
         self._is_draining = False
+        self._num_streams = 0
+        # The leave that is under way, told from an earlier one that was called off.
+        self._leave: object | None = None
+        self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._stay_connected())
 
     async def stop(self) -> None:
         """Close the connection; streams on it end with Unavailable."""
+        self._end_leave()
         self._task.cancel()
         await asyncio.wait([self._task])
+
+    async def leave(self, timeout_s: float) -> None:
+        """Stop when the streams have ended, or after ``timeout_s``; a lost connection stays lost.
+
+        Whoever holds the link opens nothing on it meanwhile.
+        """
+        leave = self._leave = object()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._num_streams and self._leave is leave:
+                    self._changed.clear()
+                    await self._changed.wait()
+        if self._leave is leave:
+            await self.stop()
+
+    def stay(self) -> bool:
+        """Call the leave off; whether it was not too late."""
+        if self._leave is None or self._task.done():
+            return False
+        self._end_leave()
+        return True
+
+    def _end_leave(self) -> None:
+        self._leave = None
+        self._changed.set()
+
+    @property
+    def num_streams(self) -> int:
+        """Streams that are open."""
+        return self._num_streams
 
     @property
     def is_connected(self) -> bool:
@@ -99,9 +134,12 @@ class GroupLink:
             stream, mailbox = connection.submit(request)
         except ProtocolError as error:
             raise InvalidRequest.of("prompt", f"is too large: {error.message}") from error
+        self._num_streams += 1
         try:
             yield mailbox
         finally:
+            self._num_streams -= 1
+            self._changed.set()
             connection.leave(stream)
 
     def _ready_connection(self) -> Connection:
@@ -127,6 +165,8 @@ class GroupLink:
                 connection.abort("the router gives the connection up")
                 self._connection = None
                 self._on_change()
+            if self._leave is not None:
+                return
             if now() - dialled_s > self._options.max_backoff_s:
                 # It stood for a while: not a group that greets us and then fails each time.
                 backoff_s = self._options.min_backoff_s

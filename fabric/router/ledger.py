@@ -1,12 +1,12 @@
-"""What is in flight: requests and tokens by group, bounded, and zero when idle."""
+"""What is in flight: requests of this router, and their work by group; bounded, zero when idle."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fabric.core.errors import Overloaded
-from fabric.router.policy import GroupLoad
+from fabric.router.forecast import Demand
+from fabric.router.work import DispatchedWork, WorkEntry
 
 
 class InflightLedger:
@@ -15,18 +15,13 @@ class InflightLedger:
     def __init__(self, max_inflight: int) -> None:
         self._max_inflight = max_inflight
         self._num_inflight = 0
-        self._requests: Counter[str] = Counter()
-        self._tokens: Counter[str] = Counter()
         self._ended = asyncio.Event()
+        self.work = DispatchedWork()
 
     @property
     def num_inflight(self) -> int:
         """Requests in this router, from admission on."""
         return self._num_inflight
-
-    def load(self, group: str) -> GroupLoad:
-        """What has been dispatched to a group and not yet ended."""
-        return GroupLoad(group, self._requests[group], self._tokens[group])
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -45,15 +40,12 @@ class InflightLedger:
             self._ended.set()
 
     @contextmanager
-    def dispatched(self, group: str, num_tokens: int) -> Iterator[None]:
-        """Count a request's prompt and possible output tokens while a group has it."""
-        self._requests[group] += 1
-        self._tokens[group] += num_tokens
+    def dispatched(self, group: str, demand: Demand, is_cold: bool) -> Iterator[WorkEntry]:
+        """Count a request's tokens while a group has it; fewer and fewer, as outputs come."""
         try:
-            yield
+            with self.work.entry(group, demand, is_cold) as entry:
+                yield entry
         finally:
-            self._requests[group] -= 1
-            self._tokens[group] -= num_tokens
             self._ended.set()
 
     async def wait_idle(self, group: str, timeout_s: float) -> int:
@@ -73,4 +65,4 @@ class InflightLedger:
         return self._num_in(group)
 
     def _num_in(self, group: str) -> int:
-        return self._requests[group] if group else self._num_inflight
+        return self.work.num_requests(group) if group else self._num_inflight

@@ -16,6 +16,7 @@ from fabric.router.catalog import Catalog
 from fabric.router.dispatch import Dispatcher
 from fabric.router.figures import OF_REQUESTS
 from fabric.router.model_metrics import LABELS, of_models
+from fabric.router.slo_metrics import of_objectives, of_predictions
 from fabric.telemetry.histogram import Histogram
 
 # The second is the name that vLLM used before, and that older dashboards ask for.
@@ -68,6 +69,7 @@ class RouterMetrics(Collector):
         """All metrics, as they are now."""
         yield from self._of_router()
         yield from self._of_service()
+        yield from self._of_routing()
         # A group that is down has no figures: counters must not seem to fall to 0.
         groups = tuple(map(self._catalog.group_status, self._catalog.group_names))
         yield _readiness(groups)
@@ -85,6 +87,11 @@ class RouterMetrics(Collector):
         for outcome, count in self._dispatcher.outcomes.items():
             ended.add_metric((outcome.lower(),), count)
         yield ended
+
+    def _of_routing(self) -> Iterator[Metric]:
+        dispatcher = self._dispatcher
+        yield from of_objectives(dispatcher.slo)
+        yield from of_predictions(dispatcher.routing, self._catalog.group_names, dispatcher.now())
 
     def _of_service(self) -> Iterator[Metric]:
         labels = (*LABELS, "finished_reason")

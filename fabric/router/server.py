@@ -1,6 +1,7 @@
 """The router: a grpc.aio server on a port of its own, and what it is made of."""
 
 import asyncio
+import secrets
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,14 +16,17 @@ from fabric.core.status import ModelState
 from fabric.models.tokenizer import Tokenizer as ModelTokenizer
 from fabric.router import control, health, servicer
 from fabric.router.admission import Admission
-from fabric.router.catalog import Catalog
+from fabric.router.catalog import Catalog, CatalogRules
 from fabric.router.connection import GroupAddress, LinkOptions
 from fabric.router.dispatch import Dispatcher
 from fabric.router.ledger import InflightLedger
 from fabric.router.metrics import RouterMetrics
-from fabric.router.policy import LeastLoaded, RoutingPolicy
+from fabric.router.planning import Planner
+from fabric.router.policy import RoutingPolicy, new_policy
+from fabric.router.routing import Routing
 from fabric.router.settings import RouterSettings as RouterSettings
 from fabric.router.settings import TlsSettings as TlsSettings
+from fabric.router.tenants import TenantBuckets
 from fabric.router.tokenizers import Tokenizer, TokenizerCache
 from fabric.telemetry.exposition import MetricsServer
 
@@ -40,8 +44,10 @@ class RouterServer:
         settings: RouterSettings,
         policy: RoutingPolicy | None = None,
         load_tokenizer: Callable[[Path], Tokenizer] = ModelTokenizer.load,
+        planner: Planner | None = None,
     ) -> None:
         self._settings = settings
+        self._planner = planner
         link = LinkOptions(
             settings.link_secret,
             uuid.uuid4().hex,
@@ -51,13 +57,9 @@ class RouterServer:
         self._health = health.HealthServicer()
         self._tokenizers = TokenizerCache(load_tokenizer)
         self._admission = Admission(self._tokenizers, settings.admission)
-        self._catalog = Catalog(
-            link, settings.model_ids, settings.stall_after_s, self._update_health
-        )
-        ledger = InflightLedger(settings.max_inflight)
-        self._dispatcher = Dispatcher(
-            self._catalog, self._admission, policy or LeastLoaded(), ledger
-        )
+        rules = CatalogRules(settings.stall_after_s, settings.leave_timeout_s)
+        self._catalog = Catalog(link, settings.model_ids, rules, self._update_health)
+        self._dispatcher = self._new_dispatcher(policy)
         self._metrics = MetricsServer(RouterMetrics(self._catalog, self._dispatcher))
         self.metrics_port: int | None = None
 
@@ -80,8 +82,9 @@ class RouterServer:
         return port
 
     def set_groups(self, addresses: tuple[GroupAddress, ...]) -> None:
-        """Make these the known device groups; requests on groups that are gone fail."""
+        """Make these the known device groups; groups that are gone end their requests first."""
         self._catalog.set_groups(addresses)
+        self._dispatcher.routing.keep_only({address.name for address in addresses})
 
     def explain(self, reasons: Mapping[str, str]) -> None:
         """Note why groups are down, by name, for those who ask for the status."""
@@ -117,12 +120,24 @@ class RouterServer:
         await self._catalog.stop()
         self._tokenizers.stop()
 
+    def _new_dispatcher(self, policy: RoutingPolicy | None) -> Dispatcher:
+        settings = self._settings
+        ledger = InflightLedger(settings.max_inflight)
+        routing = Routing(
+            policy or new_policy(settings.routing, secrets.randbits(32)),
+            ledger.work,
+            settings.objectives,
+            settings.max_waiting_cold,
+        )
+        tenants = TenantBuckets(settings.tenants, settings.default_tenant)
+        return Dispatcher(self._catalog, self._admission, routing, ledger, tenants)
+
     def _new_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=_options(self._settings.max_message_bytes))
         inference = servicer.InferenceServicer(
             self._catalog, self._dispatcher, self._admission, self._tokenizers
         )
-        controller = control.ControlServicer(self._catalog, self._dispatcher)
+        controller = control.ControlServicer(self._catalog, self._dispatcher, self._planner)
         server.add_generic_rpc_handlers((inference.handler(), controller.handler()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:

@@ -4,13 +4,11 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from fabric.core.request import Objectives
 from fabric.router.admission import AdmissionLimits
+from fabric.router.policy import RoutingName
 from fabric.router.tenants import TenantLimits
-
-Routing = Literal["predicted", "least_loaded", "power_of_two", "round_robin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class RouterSettings:
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
-    routing: Routing = "predicted"
+    routing: RoutingName = "predicted"
     objectives: Mapping[str, Objectives] = field(default_factory=dict)
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
     default_tenant: TenantLimits = field(default_factory=TenantLimits)

@@ -48,14 +48,72 @@ async def test_a_group_that_restarts_at_its_address_is_found_without_being_told(
         await again.stop()
 
 
-async def test_a_group_that_is_taken_off_the_list_ends_its_streams():
+async def test_a_group_that_is_taken_off_the_list_keeps_its_streams_and_gets_nothing_new():
     async with running_world() as world:
+        (group,) = world.groups
+        group.engine.is_pausing = True
+        call = stream(world, spec())
+        await first_token(call)
+        world.router.set_groups(())
+        error = await failure(stream(world, spec()))
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        group.engine.is_pausing = False
+        group.engine.going.set()
+        tokens = [token async for response in call for token in response.delta.token_ids]
+        assert tokens == list(range(1, 8))
+        assert world.router.num_inflight == 0
+
+
+async def test_a_group_that_is_taken_off_the_list_ends_its_streams_when_its_time_is_over():
+    async with running_world(leave_timeout_s=0.0) as world:
         world.groups[0].engine.is_pausing = True
         call = stream(world, spec())
         await first_token(call)
         world.router.set_groups(())
         assert (await failure(call)).code() == grpc.StatusCode.UNAVAILABLE
         await cancelled_id(world.groups[0])
+
+
+async def test_a_group_that_comes_back_while_it_leaves_keeps_its_connection():
+    async with running_world() as world:
+        (group,) = world.groups
+        group.engine.is_pausing = True
+        call = stream(world, spec())
+        await first_token(call)
+        world.router.set_groups(())
+        world.router.set_groups((group.address,))
+        await world.wait_ready()
+        group.engine.is_pausing = False
+        group.engine.going.set()
+        tokens = [token async for response in call for token in response.delta.token_ids]
+        assert tokens == list(range(1, 8))
+        answer = await world.stub.Generate(pb.GenerateRequest(spec=spec()))
+        assert list(answer.sequences[0].token_ids) == list(range(8))
+
+
+async def test_a_leaving_group_that_dies_ends_its_streams_and_is_not_dialled_again():
+    async with running_world() as world:
+        group = world.groups.pop()
+        group.engine.is_pausing = True
+        call = stream(world, spec())
+        await first_token(call)
+        world.router.set_groups(())
+        await group.stop()
+        assert (await failure(call)).code() == grpc.StatusCode.UNAVAILABLE
+        again = await start_group("left", 1, group.address.port)
+        assert (await world.status()).groups == []
+        assert world.router.num_inflight == 0
+        await again.stop()
+
+
+async def test_a_router_stops_at_once_while_a_group_with_streams_leaves():
+    async with running_world() as world:
+        world.groups[0].engine.is_pausing = True
+        call = stream(world, spec())
+        await first_token(call)
+        world.router.set_groups(())
+        await asyncio.wait_for(world.router.stop(0), 5)
+        assert (await failure(call)).code() != grpc.StatusCode.OK
 
 
 async def test_the_death_of_one_group_leaves_streams_on_the_other_alone():

@@ -10,6 +10,8 @@ import grpc.aio
 import pytest
 
 from fabric.core.errors import ConfigError
+from fabric.core.request import GenerationRequest
+from fabric.core.sampling import SamplingParams
 from fabric.engine.link_server import LinkServer, LinkSettings
 from fabric.router.connection import GroupAddress, LinkOptions
 from fabric.router.group_link import GroupLink
@@ -17,6 +19,7 @@ from fabric.router.server import RouterServer, RouterSettings, TlsSettings
 from fabric.rpc.frames import FrameCodec
 from fabric.rpc.v1 import inference_pb2 as pb
 from fabric.rpc.v1 import inference_pb2_grpc
+from tests.integration.fake_engine import MODEL
 from tests.integration.router_world import SECRET, FakeEngine, FakeTokenizer, running_world
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
@@ -82,6 +85,22 @@ async def test_the_router_can_ask_its_clients_for_a_certificate(certificate):
             assert len((await stub.ListModels(pb.ListModelsRequest())).models) == 1
         with pytest.raises(grpc.aio.AioRpcError):
             await world.stub.ListModels(pb.ListModelsRequest(), timeout=5)
+
+
+async def test_a_link_that_leaves_closes_when_its_last_stream_has_ended():
+    engine = FakeEngine()
+    server = LinkServer(engine, LinkSettings("left", 1, SECRET))
+    host, port = await server.start()
+    watched = Watched(GroupAddress("left", host, port, 1))
+    await watched.wait(lambda link: link.is_connected)
+    request = GenerationRequest("id", MODEL, (1, 2), SamplingParams(max_tokens=1))
+    with watched.link.open(request):
+        leaving = asyncio.create_task(watched.link.leave(5))
+        await asyncio.sleep(0)
+        assert watched.link.is_connected
+    await leaving
+    assert (watched.link.is_connected, watched.link.num_streams) == (False, 0)
+    await server.stop()
 
 
 async def test_a_group_that_falls_silent_is_given_up_and_dialled_again():

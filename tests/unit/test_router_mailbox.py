@@ -7,6 +7,7 @@ import pytest
 from fabric.core.errors import InternalError, Overloaded, Unavailable
 from fabric.core.generation import Completed
 from fabric.core.request import FinishReason, SequenceDelta, Timing, Usage
+from fabric.router.forecast import Demand
 from fabric.router.journal import Journal
 from fabric.router.ledger import InflightLedger
 from fabric.router.mailbox import Mailbox
@@ -90,13 +91,13 @@ async def test_the_ledger_counts_a_group_until_the_end_even_of_a_failed_request(
     ledger = InflightLedger(1)
 
     def fail_in_flight():
-        with ledger.dispatched("left", 30):
-            assert ledger.load("left").num_tokens == 30
+        with ledger.dispatched("left", Demand("m", 10, 20), False):
+            assert ledger.work.num_tokens("left") == 30
             raise ValueError("boom")
 
     with pytest.raises(ValueError, match="boom"):
         fail_in_flight()
-    assert (ledger.load("left").num_tokens, ledger.load("left").num_requests) == (0, 0)
+    assert (ledger.work.num_tokens("left"), ledger.work.num_requests("left")) == (0, 0)
 
 
 async def test_waiting_for_idle_ends_when_the_last_request_does():
