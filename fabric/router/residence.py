@@ -101,8 +101,8 @@ async def _move(name: str, link: GroupLink, wish: Wish, timeout_s: float) -> Res
     try:
         async with asyncio.timeout(timeout_s):
             while not (error or wish.is_met(told)):
-                told = await _change(link, wish.model, told)
-                error = told.error or _fall(wish, highest, told)
+                before, told = told, await _change(link, wish.model, told)
+                error = told.error or _return(wish, before, told) or _fall(wish, highest, told)
                 highest = max(highest, told, key=lambda answer: _HEIGHT[answer.state])
     except TimeoutError:
         error = _shortfall(wish, told, timeout_s)
@@ -142,6 +142,15 @@ def _reported(report: LoadReport, model: str) -> tuple[WeightState | None, bool]
         if load.model == model:
             return load.state, load.pinned
     return None, False
+
+
+def _return(wish: Wish, before: ResidenceSet, told: ResidenceSet) -> str:
+    """Whether weights that were to leave have left, and are on their way back; empty if not."""
+    is_to_leave = wish.state in (WeightState.COLD, WeightState.HOST)
+    was_there = before.state in (WeightState.HOST, WeightState.RESIDENT)
+    if is_to_leave and was_there and told.state is WeightState.LOADING:
+        return "left the device, and comes back for requests that wait for it"
+    return ""
 
 
 def _fall(wish: Wish, highest: ResidenceSet, told: ResidenceSet) -> str:

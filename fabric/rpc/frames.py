@@ -3,8 +3,9 @@
 A frame is four bytes of length, big endian, and a msgpack array [kind, body]. The server speaks
 first: Challenge, then the router's Hello, then Welcome; from then on the router sends Submit,
 Cancel, Drain and Ping, and the group one Step for each engine step that has something for this
-router, and a Report now and then. The router's questions, Explain, SetPolicy and SetResidence, have numbers that are never reused on a
-connection; each is answered once, by Explained, PolicySet, ResidenceSet or Refused.
+router, and a Report now and then. The router's questions, Explain, SetPolicy and SetResidence, have
+numbers that are never reused on a connection; each is answered once, by Explained, PolicySet,
+ResidenceSet or Refused.
 """
 
 from dataclasses import dataclass

@@ -40,7 +40,7 @@ class FakeEngine:
     While ``going`` is clear there are no steps, and requests stay in flight. ``is_pausing`` makes
     it clear ``going`` after each step that made tokens. With ``is_silent``, questions stay open.
 
-    ``weights`` is where its model's are; with ``is_slow`` they are long on their way to the device.
+    ``weights`` is where its model's are; with ``is_slow`` they are long on their way.
     Reports tell of ``reported`` instead, if there is something.
     """
 
@@ -56,6 +56,7 @@ class FakeEngine:
         self.policies: list[PolicyConfig] = []
         self.weights = ModelLoad(MODEL)
         self.reported: ModelLoad | None = None
+        self.wishes: list[tuple[WeightState | None, bool | None]] = []
         self.is_slow = False
         self._lock = threading.Lock()
         self._live: dict[str, tuple[GenerationRequest, int]] = {}
@@ -129,12 +130,14 @@ class FakeEngine:
     ) -> "Future[ModelLoad]":
         """Weights that are pinned can't be taken away."""
         answer: Future[ModelLoad] = Future()
+        self.wishes.append((state, pinned))
         weights = self.weights
         if pinned is not None:
             weights = replace(weights, pinned=pinned)
-        if state is not None and state is not weights.state:
-            is_moving = self.is_slow and state is WeightState.RESIDENT
-            weights = replace(weights, state=WeightState.LOADING if is_moving else state)
+        if self.is_slow and state is WeightState.RESIDENT is not weights.state:
+            weights = replace(weights, state=WeightState.LOADING)
+        elif state is not None and not self.is_slow:
+            weights = replace(weights, state=state)
         if weights.pinned and state in (WeightState.COLD, WeightState.HOST):
             answer.set_exception(InvalidRequest.of("state", f"is {state}, but {model} is pinned"))
         elif not self.is_silent:

@@ -49,6 +49,17 @@ def engine(world):
 
 
 @pytest.fixture
+async def leaving(client, engine):
+    """A call that waits for weights that are to leave the device, but have work."""
+    engine.is_slow = True
+    call = asyncio.create_task(client.set_residence(MODEL, HOST))
+    while not engine.wishes:
+        await asyncio.sleep(0)
+    yield call
+    call.cancel()
+
+
+@pytest.fixture
 async def loading(client, engine):
     """A call that waits for weights that are on their way from host memory to the device."""
     engine.weights = replace(engine.weights, state=HOST)
@@ -109,6 +120,19 @@ async def test_weights_that_fall_back_end_the_wait(client, engine, loading):
     (residence,) = await loading
     assert residence.state is HOST
     assert residence.error.startswith("went back to host before it was resident")
+
+
+async def test_weights_leave_when_their_work_is_done(engine, leaving):
+    engine.weights = replace(engine.weights, state=HOST)
+    (residence,) = await leaving
+    assert (residence.state, residence.error) == (HOST, "")
+
+
+async def test_weights_that_come_back_for_requests_end_the_wait(engine, leaving):
+    engine.weights = replace(engine.weights, state=LOADING)
+    (residence,) = await leaving
+    assert residence.state is LOADING
+    assert residence.error == "left the device, and comes back for requests that wait for it"
 
 
 async def test_a_group_that_is_lost_on_the_way_ends_the_wait(world, loading):
