@@ -205,7 +205,7 @@ REQUEST = RequestStatus(
     num_parked_blocks=9,
     tier="host",
     last_preemption="r-2 ranks before it",
-    timing=Timing(0.5, 0.25, 0.75, 1.5, 2.25, 4, 0.75, 12_000_000, 16, "left"),
+    timing=Timing(0.5, 0.25, 0.75, 1.5, 2.25, 4, 0.75, 12_000_000, 16, "left", 0.375),
 )
 EXPLANATION = Explanation((REQUEST,), num_omitted=3, unanswered=("right",))
 

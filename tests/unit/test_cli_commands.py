@@ -173,7 +173,7 @@ def test_requests_are_shown_where_they_are(router, fabric):
     cells = [cell for cell in row.split("  ") if cell]
     assert [cell.strip() for cell in cells] == [
         *("r-1", "tiny", "ac?me", "left", "swapped", "2", "1", "100", "7", "3", "9", "host", "4"),
-        *("0.50", "0.25", "1.50", "0.75", "12.0", "r-2 ranks before it"),
+        *("0.50", "0.38", "0.25", "1.50", "0.75", "12.0", "r-2 ranks before it"),
     ]
     assert more == "and 3 more"
     assert (code, err) == (1, "fabric: device group right does not answer\n")
