@@ -61,13 +61,15 @@ class Demand:
 
     ``rank`` is that of its best sequence, the lower the better. ``is_waiting``: a sequence waits,
     or is parked, off the device; ``num_on_device`` hold blocks there, or copies of them are under
-    way.
+    way. Its best sequence can't go on before its KV gets ``num_short_slabs`` more slabs, which
+    neither are to be had nor will be by what has been done about it: weights might give way.
     """
 
     model: int
     rank: tuple[float, ...]
     is_waiting: bool
     num_on_device: int
+    num_short_slabs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
