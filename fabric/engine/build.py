@@ -1,100 +1,198 @@
 """Puts an engine together from its settings, with no Ray."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from fabric.core.clock import Clock, MonotonicClock
 from fabric.core.profile import Profile
-from fabric.core.request import ServedModel
+from fabric.core.request import ServedModel, ServicePace
 from fabric.core.sampling import RequestLimits
 from fabric.engine.engine import Engine
-from fabric.engine.executor import LoadedExecutor, LocalExecutor
-from fabric.engine.profile_store import find_profile
-from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.engine.executor import HostedModel, ReadyExecutor
+from fabric.engine.local_executor import LocalExecutor
+from fabric.engine.memory_plan import DeviceMemory
+from fabric.engine.preparation import Preparation
+from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
 from fabric.engine.text_output import TextOutput
 from fabric.engine.worker import Worker
+from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import KVCacheManager
+from fabric.kv.slabs import SlabPool
 from fabric.models.progress import Progress
 from fabric.models.tokenizer import Tokenizer
+from fabric.scheduler.lane import ScheduledModel
+from fabric.scheduler.presence import Presence
+from fabric.scheduler.residency import Residency
 from fabric.scheduler.scheduler import Scheduler
+from fabric.scheduler.settings import SchedulerConfig
+from fabric.scheduler.weights import ModelWeights
 
 MAX_N = 16
 
 
 @dataclass(frozen=True, slots=True)
-class BuiltEngine:
-    """An engine and what it serves; scheduler and profile are shown for tests and tools."""
+class BuiltModel:
+    """One of an engine's models: what requests must know of it, and its measured times."""
 
-    engine: Engine
-    scheduler: Scheduler
     served: ServedModel
     tokenizer: Tokenizer
     profile: Profile | None
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """An engine and its models; the scheduler is shown for tests and tools."""
+
+    engine: Engine
+    scheduler: Scheduler
+    models: tuple[BuiltModel, ...]
+
+    @property
+    def served(self) -> ServedModel:
+        """The first model, as requests must know it."""
+        return self.models[0].served
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The first model's tokenizer."""
+        return self.models[0].tokenizer
+
+    @property
+    def profile(self) -> Profile | None:
+        """The first model's measured times."""
+        return self.models[0].profile
 
 
 def build_engine(
     settings: EngineSettings,
     progress: Progress | None = None,
     clock: Clock | None = None,
-    gang: LoadedExecutor | None = None,
+    gang: ReadyExecutor | None = None,
 ) -> BuiltEngine:
-    """Build the engine that serves a model: in this process, or driving a gang of workers.
+    """Build the engine that serves some models: in this process, or driving a gang of workers.
+
+    Those models that are to start on the device are loaded when it returns, as far as they fit.
 
     Args:
         settings: What to load and how to schedule.
         progress: Hears how far loading is.
         clock: The engine's time.
-        gang: Workers that have loaded the model; None: load it here, whole.
+        gang: Workers that know the models; None: a worker in this process.
 
     Raises:
-        SourceError: The weights can't be fetched.
-        CheckpointError: They don't fit the model.
-        ConfigError: The KV memory doesn't hold one block, or the profile's file is wrong.
+        SourceError: Weights can't be fetched.
+        CheckpointError: They don't fit their model.
+        ConfigError: The memory doesn't hold the models, or a profile's file is wrong.
         GroupError: The gang fails while it is profiled.
     """
-    executor = gang or load_whole(settings.worker, progress)
-    return _assemble(settings, executor, clock or MonotonicClock())
+    executor = gang or open_local(settings.worker, progress)
+    clock = clock or MonotonicClock()
+    try:
+        return _assemble(settings, executor, clock)
+    except BaseException:
+        executor.close()
+        raise
 
 
-def load_whole(settings: WorkerSettings, progress: Progress | None = None) -> LocalExecutor:
-    """Load a whole model in this process.
+def open_local(settings: WorkerSettings, progress: Progress | None = None) -> LocalExecutor:
+    """A worker in this process that has whole models, none of them loaded yet.
 
     Raises:
-        SourceError: The weights can't be fetched.
-        CheckpointError: They don't fit the model.
-        ConfigError: The KV memory doesn't hold one block.
+        SourceError: Weights can't be fetched.
+        CheckpointError: They don't fit their model.
+        ConfigError: The memory doesn't hold the models.
     """
-    worker = Worker(settings, progress)
-    worker.allocate(worker.max_num_blocks)
-    return LocalExecutor(worker)
+    return LocalExecutor(Worker(settings, progress))
 
 
-def _assemble(settings: EngineSettings, executor: LoadedExecutor, clock: Clock) -> BuiltEngine:
-    card, defaults = executor.card, executor.defaults
-    tokenizer = Tokenizer.load(Path(card.tokenizer_path))
-    config = replace(
-        settings.scheduler,
-        max_model_len=card.max_model_len,
-        num_batches=executor.num_batches,
+def _assemble(settings: EngineSettings, executor: ReadyExecutor, clock: Clock) -> BuiltEngine:
+    memory, worker = executor.memory, settings.worker
+    slabs, numbers = SlabPool(memory.num_slabs), count(1)
+    managers = [
+        KVCacheManager(
+            BlockPool(slabs, blocks_per_slab, notes_emptied=worker.parking.debug),
+            worker.block_size,
+            settings.prefix_cache,
+            hosted.space,
+            numbers,
+        )
+        for hosted, blocks_per_slab in zip(executor.models, memory.blocks_per_slab, strict=True)
+    ]
+    weights = weights_of(worker.models, executor.models, memory)
+    accounts = [kv.account for kv in managers]
+    config = replace(settings.scheduler, num_batches=executor.num_batches)
+    residency = Residency(weights, slabs, accounts, config.residency)
+    profiles = Preparation(settings, executor, residency, slabs, clock).run()
+    models = [
+        _built(hosted, profile, residency.load(number).load_s, config)
+        for number, (hosted, profile) in enumerate(zip(executor.models, profiles, strict=True))
+    ]
+    scheduled = [
+        _scheduled(hosted, kv, profile)
+        for hosted, kv, profile in zip(executor.models, managers, profiles, strict=True)
+    ]
+    presence = Presence(weights, slabs, residency, memory.slab_bytes)
+    scheduler = Scheduler(config, scheduled, presence=presence)
+    texts = TextOutput({model.served.card.model: model.tokenizer for model in models})
+    return BuiltEngine(Engine(scheduler, executor, texts, clock), scheduler, tuple(models))
+
+
+def weights_of(
+    settings: Sequence[ModelSettings], hosted: Sequence[HostedModel], memory: DeviceMemory
+) -> tuple[ModelWeights, ...]:
+    """What each model's weights take, and what its KV may take beside them.
+
+    A model's KV can have what is left when its own weights are on the device, and all that is
+    pinned there with its guarantees; its ``max_share`` may be less.
+    """
+    least = [int(model.min_share * memory.num_slabs) for model in settings]
+    pinned = [
+        (memory.weight_slabs[i] + max(1, least[i])) * model.pinned
+        for i, model in enumerate(settings)
+    ]
+    return tuple(
+        ModelWeights(
+            model.model,
+            num_slabs=memory.weight_slabs[i],
+            weight_bytes=hosted[i].weight_bytes,
+            host_bytes=hosted[i].host_bytes,
+            min_slabs=least[i],
+            max_slabs=min(
+                max(1, int(model.max_share * memory.num_slabs)),
+                memory.num_slabs - memory.weight_slabs[i] - (sum(pinned) - pinned[i]),
+            ),
+            pinned=model.pinned,
+            starts=model.starts,
+        )
+        for i, model in enumerate(settings)
     )
-    kv = KVCacheManager(
-        executor.num_blocks,
-        settings.worker.block_size,
-        settings.prefix_cache,
-        executor.space,
-        settings.worker.parking.debug,
-    )
-    profile = find_profile(settings, executor)
-    scheduler = Scheduler(config, kv, frozenset(defaults.eos_token_ids), profile=profile)
+
+
+def _built(
+    hosted: HostedModel, profile: Profile | None, load_s: float, config: SchedulerConfig
+) -> BuiltModel:
+    card = hosted.card
     limits = RequestLimits(
         max_model_len=card.max_model_len,
         vocab_size=card.vocab_size,
         max_n=min(MAX_N, config.max_num_seqs),
     )
-    return BuiltEngine(
-        engine=Engine(scheduler, executor, TextOutput(tokenizer), clock),
-        scheduler=scheduler,
-        served=ServedModel(card, defaults, limits),
-        tokenizer=tokenizer,
-        profile=profile,
+    pace = ServicePace(load_s=load_s)
+    if profile is not None:
+        pace = replace(pace, prefill=profile.prefill, decode=profile.decode)
+    served = ServedModel(card, hosted.defaults, limits, pace)
+    return BuiltModel(served, Tokenizer.load(Path(card.tokenizer_path)), profile)
+
+
+def _scheduled(hosted: HostedModel, kv: KVCacheManager, profile: Profile | None) -> ScheduledModel:
+    card = hosted.card
+    model = ScheduledModel(
+        card.model,
+        kv,
+        frozenset(hosted.defaults.eos_token_ids),
+        card.max_model_len,
+        block_bytes=hosted.block_bytes,
     )
+    return model if profile is None else replace(model, profile=profile)

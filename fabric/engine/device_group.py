@@ -4,6 +4,7 @@ import asyncio
 from typing import Self
 
 from fabric.core.clock import MonotonicClock
+from fabric.core.request import LoadReport
 from fabric.engine.build import build_engine
 from fabric.engine.engine_loop import EngineLoop
 from fabric.engine.link_server import LinkServer, LinkSettings
@@ -28,10 +29,10 @@ class DeviceGroup:
         progress: Progress | None = None,
         shard_host: ShardHost | None = None,
     ) -> Self:
-        """Load the model off the event loop, then listen and serve.
+        """Load the models off the event loop, then listen and serve.
 
         Args:
-            settings: The model, how it is cut and scheduled.
+            settings: The models, how they are cut and scheduled.
             link_settings: Who the group is, and where it listens.
             progress: Hears how far loading is.
             shard_host: Where the workers of a group with several devices run.
@@ -39,7 +40,7 @@ class DeviceGroup:
         Raises:
             SourceError: The weights can't be fetched.
             CheckpointError: They don't fit the model.
-            ConfigError: The KV memory doesn't hold one block.
+            ConfigError: The memory doesn't hold the models.
             GroupError: A shard worker could not start.
         """
         clock = MonotonicClock()
@@ -50,7 +51,8 @@ class DeviceGroup:
             )
         built = await asyncio.to_thread(build_engine, settings, progress, clock, gang)
         patience_s = settings.scheduler.transfer_timeout_s
-        loop = EngineLoop(built.engine, (built.served,), clock, patience_s)
+        served = tuple(model.served for model in built.models)
+        loop = EngineLoop(built.engine, served, clock, patience_s)
         link = LinkServer(loop, link_settings)
         address = await link.start()
         loop.start(link.publish)
@@ -60,6 +62,19 @@ class DeviceGroup:
     def failure(self) -> str | None:
         """What ended the engine, if it failed."""
         return self._loop.failure
+
+    @property
+    def num_streams(self) -> int:
+        """Requests in flight, from all routers."""
+        return self._link.num_streams
+
+    def report(self) -> LoadReport:
+        """The load now."""
+        return self._loop.report()
+
+    def drain(self) -> None:
+        """Refuse new requests; those in flight go on."""
+        self._link.drain()
 
     async def stop(self) -> None:
         """End the engine and the link; unfinished requests end with Unavailable."""

@@ -4,8 +4,15 @@ from collections import deque
 from dataclasses import replace
 
 from fabric.core.clock import Clock
-from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, SequenceDelta
+from fabric.core.request import (
+    GenerationRequest,
+    LoadReport,
+    ModelLoad,
+    RequestOutput,
+    SequenceDelta,
+)
 from fabric.core.status import RequestStatus
+from fabric.core.weights import WeightState
 from fabric.engine.executor import Executor
 from fabric.engine.text_output import TextOutput
 from fabric.scheduler.output import SchedulerOutput, SequenceUpdate
@@ -54,10 +61,25 @@ class Engine:
         """
         self._scheduler.set_policy(config, self._clock.now())
 
+    def set_residence(
+        self, model: str, state: WeightState | None, pinned: bool | None
+    ) -> ModelLoad:
+        """Have a model's weights brought somewhere, and pinned or not; None: as it is.
+
+        Returns:
+            How the model stands now: moves take longer.
+
+        Raises:
+            ModelNotFound: It is not one of the group's.
+            InvalidRequest: The weights could never be there.
+        """
+        return self._scheduler.set_residence(model, state, pinned, self._clock.now())
+
     def add(self, request: GenerationRequest) -> None:
         """Take a request in.
 
         Raises:
+            ModelNotFound: It is for a model of another group.
             InvalidRequest: It could never be served.
             Overloaded: The queue is full.
         """
@@ -74,11 +96,11 @@ class Engine:
         Raises:
             GroupError: The workers can't go on.
         """
-        self._take_moved()
+        self._take_finished()
         self._fill_pipeline()
         if not self._in_flight:
-            if self._scheduler.num_transfers:
-                self._take_moved(_COPY_WAIT_S)
+            if self._scheduler.num_moves:
+                self._take_finished(_COPY_WAIT_S)
             return self._outputs([])
         result = self._executor.collect()
         output = self._in_flight.popleft()
@@ -113,15 +135,15 @@ class Engine:
             self._executor.submit(output)
             self._in_flight.append(output)
 
-    def _take_moved(self, timeout_s: float = 0.0) -> None:
-        if moved := self._executor.take_moved(timeout_s):
-            self._scheduler.finish_transfers(moved, self._clock.now())
+    def _take_finished(self, timeout_s: float = 0.0) -> None:
+        if finished := self._executor.take_finished(timeout_s):
+            self._scheduler.finish_moves(finished, self._clock.now())
 
     def _finish_copies_first(self) -> None:
         """Wait for all copies if they are to be on the critical path, as a baseline."""
         start_s = self._clock.now()
         while self._scheduler.waits_for_copies(self._clock.now()):
-            self._take_moved(_COPY_WAIT_S)
+            self._take_finished(_COPY_WAIT_S)
         self._scheduler.note_stall(self._clock.now() - start_s)
 
     def _outputs(self, updates: list[SequenceUpdate]) -> list[RequestOutput]:

@@ -9,13 +9,25 @@ from typing import Any, TypeVar
 
 from fabric.core.clock import Clock
 from fabric.core.errors import GroupError, InternalError, RequestError, Unavailable
-from fabric.core.request import GenerationRequest, LoadReport, RequestOutput, ServedModel
+from fabric.core.request import (
+    GenerationRequest,
+    LoadReport,
+    ModelLoad,
+    RequestOutput,
+    ServedModel,
+)
 from fabric.core.status import RequestStatus
+from fabric.core.weights import WeightState
 from fabric.engine.engine import Engine
 from fabric.engine.question import Question
 from fabric.scheduler.policies import PolicyConfig
 
 logger = logging.getLogger(__name__)
+
+# How often an engine without work looks whether weights should leave, and how often one with
+# work takes its load down.
+_IDLE_PERIOD_S = 1.0
+_REPORT_PERIOD_S = 0.02
 
 T = TypeVar("T")
 Publish = Callable[[list[RequestOutput]], None]
@@ -49,6 +61,7 @@ class EngineLoop:
         self._is_stopping = False
         self._failure: str | None = None
         self._progress_at_s = clock.now()
+        self._reported_s = self._progress_at_s
         self._report = engine.report()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -115,6 +128,12 @@ class EngineLoop:
         """Schedule by another policy from the next iteration on; the names before and after."""
         return self._ask(Question(lambda engine: _change_policy(engine, config)))
 
+    def set_residence(
+        self, model: str, state: WeightState | None, pinned: bool | None
+    ) -> "Future[ModelLoad]":
+        """Have a model's weights brought somewhere, and pinned or not; None: as it is."""
+        return self._ask(Question(lambda engine: engine.set_residence(model, state, pinned)))
+
     def _ask(self, question: Question[T]) -> "Future[T]":
         with self._wake:
             if self._is_stopping or self.failure:
@@ -147,7 +166,9 @@ class EngineLoop:
                 self._is_stopping or self._submitted or self._questions or self._engine.has_work
             ):
                 self._cancelled.clear()
-                self._wake.wait()
+                if not self._wake.wait(_IDLE_PERIOD_S):
+                    # Weights that nobody needs leave even if nothing else happens.
+                    break
             return not self._is_stopping
 
     def _iterate(self) -> None:
@@ -161,14 +182,23 @@ class EngineLoop:
         for question in questions:
             question.put_to(self._engine)
         outputs += self._engine.step()
-        report = self._engine.report()
+        self._note_load()
         with self._wake:
-            if _progress(report) != _progress(self._report):
-                self._progress_at_s = self._clock.now()
-            self._report = report
             self._live.difference_update(o.request_id for o in outputs if o.is_last)
         if outputs:
             self._publish(outputs)
+
+    def _note_load(self) -> None:
+        """Take the engine's load down, but not after each of many short iterations."""
+        now = self._clock.now()
+        if now - self._reported_s < _REPORT_PERIOD_S and self._engine.has_work:
+            return
+        report = self._engine.report()
+        with self._wake:
+            self._reported_s = now
+            if _progress(report) != _progress(self._report) or _moves_weights(report):
+                self._progress_at_s = now
+            self._report = report
 
     def _add(self, request: GenerationRequest) -> RequestOutput | None:
         try:
@@ -202,6 +232,12 @@ def _progress(report: LoadReport) -> tuple[int, ...]:
         report.swapped_in_bytes,
         report.num_failed_transfers,
     )
+
+
+def _moves_weights(report: LoadReport) -> bool:
+    """Whether weights are on their way, which takes as long as it takes."""
+    moving = (WeightState.FETCHING, WeightState.LOADING)
+    return any(model.state in moving for model in report.models)
 
 
 def _discard(outputs: list[RequestOutput]) -> None:

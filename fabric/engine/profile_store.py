@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,18 +24,24 @@ POLICIES_WITHOUT_TIMES = ("fcfs", "orca", "static", "priority", "edf")
 
 
 def find_profile(
-    settings: EngineSettings, executor: ReadyExecutor, model: int, *, is_needed: bool = False
+    settings: EngineSettings,
+    executor: ReadyExecutor,
+    model: int,
+    *,
+    is_needed: bool = False,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Profile | None:
     """The profile that the settings name for a model; else, if anything needs one, a quick one.
 
     Quick profiles are kept below ``cache_dir/profiles``, so that the next start need not measure.
-    To be measured, a model must be on the device, and no other.
+    To be measured, a model must be on the device.
 
     Args:
         settings: The engine's.
         executor: Its workers, that nobody else uses.
         model: The model's place among the executor's.
         is_needed: Whether something needs times, whatever the policy.
+        prepare: Brings the model to the device; called only if it is to be measured.
 
     Returns:
         None if nothing needs a profile: the policy goes by no times, and no blocks are parked.
@@ -55,6 +62,7 @@ def find_profile(
         # A file that we can't read is measured again.
         with contextlib.suppress(ConfigError):
             return read_profile(path)
+    prepare()
     profile = take_profile(settings, executor, model, QUICK)
     logger.info("a profile of %s was measured, and is kept as %s", subject.model, path)
     try:

@@ -86,7 +86,7 @@ class EngineSettings:
 
     With more than one device, each has a worker of these settings; ``layer_split`` are the layers
     of each pipeline stage, None: as even as can be. Each model's own context length caps
-    ``scheduler.max_model_len``.
+    ``scheduler.max_model_len``. With ``needs_times``, models are profiled whatever the policy is.
     """
 
     worker: WorkerSettings
@@ -94,3 +94,4 @@ class EngineSettings:
     prefix_cache: bool = True
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     layer_split: tuple[int, ...] | None = None
+    needs_times: bool = False

@@ -1,5 +1,6 @@
 """Makes text from tokens, and finds the stop strings in it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fabric.core.request import FinishReason, GenerationRequest, SequenceDelta, StopMatch
@@ -63,8 +64,9 @@ class SequenceText:
 class TextOutput:
     """The texts of all sequences of an engine's requests."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizers: Mapping[str, Tokenizer]) -> None:
+        """Make texts with the tokenizer of each request's model."""
+        self._tokenizers = tokenizers
         self._requests: dict[str, GenerationRequest] = {}
         self._texts: dict[str, dict[int, SequenceText]] = {}
 
@@ -79,7 +81,8 @@ class TextOutput:
         text = texts.get(update.index)
         if text is None:
             request = self._requests[update.request_id]
-            text = texts[update.index] = SequenceText(self._tokenizer, request)
+            tokenizer = self._tokenizers[request.model]
+            text = texts[update.index] = SequenceText(tokenizer, request)
         return text.push(update)
 
     def remove(self, request_id: str) -> None:
