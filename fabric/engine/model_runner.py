@@ -23,7 +23,7 @@ class KVMemory:
 
 
 class ModelRunner:
-    """Runs one model on one device while its weights are there; knows its sequences.
+    """Runs one model on one device while its weights are there, and knows its sequences.
 
     ``pipeline`` are the ranks at this one's place in every stage: activations come from the one
     before and go to the one after. All tensor ranks of the last stage sample, and agree.
@@ -61,6 +61,10 @@ class ModelRunner:
         chosen = [i for i, item in enumerate(output.scheduled) if item.num_samples]
         logits = self._model.logits(hidden, last_tokens[chosen])
         return StepResult(output.step, self._sample(logits, sampling))
+
+    def forget_sequences(self) -> None:
+        """Forget all sequences, as when the model's weights go."""
+        self._table.clear()
 
     def _stage_input(self, token_ids: Tensor) -> Tensor:
         if self._model.shard.is_first:

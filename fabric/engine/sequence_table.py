@@ -57,9 +57,13 @@ class SequenceTable:
         return self._sequences[key]
 
     def release(self, key: int) -> None:
-        """Forget a sequence, if it is known: a table begins anew each time weights are loaded."""
-        if sequence := self._sequences.pop(key, None):
-            self._free_rows.append(sequence.row)
+        """Forget a sequence."""
+        self._free_rows.append(self._sequences.pop(key).row)
+
+    def clear(self) -> None:
+        """Forget all sequences."""
+        for key in list(self._sequences):
+            self.release(key)
 
     def add(self, new: NewSequence) -> None:
         """Learn a sequence: its tokens so far and its block table."""

@@ -109,8 +109,10 @@ def _work(link: ShardLink, settings: ShardSettings, progress: Progress | None) -
 
 
 def _report_moved(link: ShardLink, result: Finished) -> None:
-    is_weights = isinstance(result, WeightResult)
-    moved = Moved(weights=(result,)) if is_weights else Moved(transfers=(result,))
+    if isinstance(result, WeightResult):
+        moved = Moved(weights=(result,))
+    else:
+        moved = Moved(transfers=(result,))
     with contextlib.suppress(OSError):  # the thread that receives ends the worker
         link.send(moved)
 

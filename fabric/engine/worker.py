@@ -1,4 +1,4 @@
-"""One device's share of a model: weights, KV memory and the runner over them."""
+"""One device's share of its group's models: their weights, KV memory and the runners over them."""
 
 import contextlib
 import queue
@@ -6,25 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
-from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
-from fabric.core.request import ModelCard
-from fabric.core.sampling import GenerationDefaults
-from fabric.engine.cuda_copies import CudaBlocks
-from fabric.engine.device_blocks import BlockFormat, CpuBlocks, DeviceBlocks
+from fabric.core.weights import WeightMove, WeightOrder
+from fabric.engine.arena import Arena
+from fabric.engine.executor import Finished, HostedModel
+from fabric.engine.memory_plan import DeviceMemory
 from fabric.engine.model_runner import ModelRunner
 from fabric.engine.mover import Mover
-from fabric.engine.sampler import Sampler
-from fabric.engine.sequence_table import SequenceTable
 from fabric.engine.settings import WorkerSettings
-from fabric.engine.tiers import open_tiers, space_of
-from fabric.engine.vocab_parallel import VocabShard
-from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
-from fabric.models.loader import RankPlace, load_model
+from fabric.engine.weight_mover import WeightMover
+from fabric.engine.worker_model import WorkerModel
+from fabric.kv.transfer import WorkerOrders
+from fabric.models.loader import RankPlace
 from fabric.models.progress import NoProgress, Progress
-from fabric.models.sources import resolve_source
 from fabric.parallel.group import Group, SoloGroup
 from fabric.scheduler.output import SchedulerOutput, StepResult
 from kernels.dispatch import select_backend
@@ -42,9 +37,17 @@ class WorkerPlace:
     pipeline: Group = field(default_factory=SoloGroup)
     layer_split: tuple[int, ...] | None = None
 
+    @property
+    def rank(self) -> RankPlace:
+        """Which part of each model is here."""
+        return RankPlace(self.parallel, self.pipeline.rank, self.tensor, self.layer_split)
+
 
 class Worker:
-    """Loads a model, or a rank's shard of it, onto one device and executes iterations on it."""
+    """Executes iterations of several models, or of a rank's shards of them, on one device.
+
+    It begins without weights: :meth:`move` brings those that are ordered.
+    """
 
     def __init__(
         self,
@@ -52,114 +55,101 @@ class Worker:
         progress: Progress | None = None,
         place: WorkerPlace | None = None,
     ) -> None:
-        """Load the weights; :meth:`allocate` must follow.
+        """Get to know the models; :meth:`allocate` must follow.
 
         Raises:
-            SourceError: The weights can't be fetched.
+            SourceError: A model's files can't be fetched.
             CheckpointError: They don't fit the model.
-            ConfigError: The model can't be cut so, or ``kv_cache_bytes`` doesn't hold one block.
+            ConfigError: A model can't be cut so, or its blocks can't be parked as asked for.
         """
-        progress, self._place = progress or NoProgress(), place or WorkerPlace()
         # The kernels bring their own threads; torch's would only compete with them.
         torch.set_num_threads(1)
-        self._settings = settings
+        self.settings = settings
+        self._place = place or WorkerPlace()
         self._backend = select_backend(settings.device, settings.backend, settings.num_threads)
-        local = resolve_source(settings.source, settings.cache_dir, progress)
-        self._loaded = load_model(
-            local,
-            self._backend,
-            settings.dtype,
-            settings.max_model_len,
-            progress,
-            RankPlace(
-                self._place.parallel,
-                self._place.pipeline.rank,
-                self._place.tensor,
-                self._place.layer_split,
-            ),
-        )
-        self.defaults: GenerationDefaults = self._loaded.defaults
-        self.card: ModelCard = self._loaded.card(settings.model)
-        shape = self._loaded.model.kv_cache_shape(1, settings.block_size)
-        block = BlockFormat(shape[1:], self._loaded.dtype)
-        self.max_num_blocks = settings.kv_cache_bytes // block.block_bytes
-        if self.max_num_blocks < 1:
-            raise ConfigError(
-                f"kv_cache_bytes is {settings.kv_cache_bytes}; one block of {settings.model} "
-                f"needs {block.block_bytes}"
-            )
-        rank = f"{self._place.pipeline.rank}.{self._place.tensor.rank}"
-        owner = f"{settings.model} {rank} of {self._place.parallel}, {settings.source}"
-        self._tiers = open_tiers(settings.parking, block, owner)
-        self.space: ParkingSpace = space_of(self._tiers, block)
-        self._moved: queue.SimpleQueue[TransferResult] = queue.SimpleQueue()
-        self._runner: ModelRunner
+        self._models = [
+            WorkerModel(model, settings, self._backend, self._place.rank, progress or NoProgress())
+            for model in settings.models
+        ]
+        self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+        self._arena: Arena
+        self._runners: list[ModelRunner] = []
         self._mover: Mover | None = None
+        self._weights: WeightMover | None = None
+
+    @property
+    def models(self) -> tuple[HostedModel, ...]:
+        """The models that can be loaded, and what they take here."""
+        return tuple(model.hosted for model in self._models)
 
     @property
     def answers(self) -> bool:
         """Whether this is the one rank whose samples the engine takes."""
-        return self._loaded.model.shard.is_last and self._place.tensor.rank == 0
+        last_stage = self._place.parallel.pipeline - 1
+        return self._place.pipeline.rank == last_stage and self._place.tensor.rank == 0
 
     def allocate(
-        self, num_blocks: int, on_moved: Callable[[TransferResult], None] | None = None
+        self, memory: DeviceMemory, on_finished: Callable[[Finished], None] | None = None
     ) -> None:
-        """Reserve the KV memory: as many blocks on every rank as the smallest has room for.
+        """Reserve the KV memory, cut as on every rank.
 
-        ``on_moved`` hears of finished transfers, on copy threads, instead of :meth:`take_moved`.
+        ``on_finished`` hears of finished moves, on the threads that make them, instead of
+        :meth:`take_finished`.
         """
-        loaded, settings = self._loaded, self._settings
-        kv_cache = torch.zeros(
-            loaded.model.kv_cache_shape(num_blocks, settings.block_size),
-            dtype=loaded.dtype,
-            device=settings.device,
-        )
-        table = SequenceTable(loaded.max_model_len, settings.block_size)
-        config = loaded.config
-        token_ids = loaded.model.shard.vocabulary(config)
-        vocab = VocabShard(self._place.tensor, token_ids, config.vocab_size)
-        sampler = Sampler(frozenset(loaded.defaults.eos_token_ids), vocab)
-        self._runner = ModelRunner(
-            loaded.model, self._backend, kv_cache, table, sampler, self._place.pipeline
-        )
-        self._mover = Mover(
-            _device_blocks(kv_cache, settings),
-            self._tiers,
-            self.space.block_bytes,
-            settings.parking,
-            on_moved or self._moved.put,
-        )
+        on_finished = on_finished or self._finished.put
+        self._arena = Arena(memory.num_slabs, memory.slab_bytes, self.settings.device)
+        blocks = []
+        for place, model in enumerate(self._models):
+            kv = model.view(self._arena, memory, place)
+            self._runners.append(model.runner(kv, self._place.tensor, self._place.pipeline))
+            blocks.append(model.blocks(kv))
+        self._mover = Mover(blocks, self.settings.parking, on_finished)
+        self._weights = WeightMover([model.weights for model in self._models], on_finished)
 
     def execute(self, output: SchedulerOutput) -> StepResult:
-        """Run one iteration; only the last stage samples."""
-        return self._runner.execute(output)
+        """Run one iteration of a model that is there; only the last stage samples."""
+        return self._runners[output.model].execute(output)
 
-    def move(self, orders: BlockOrders) -> None:
-        """Poison blocks and begin transfers; copies go on beside the iterations that follow."""
+    def move(self, orders: WorkerOrders) -> None:
+        """Free memory, begin moves and poison blocks; moves go on beside the next iterations."""
         assert self._mover is not None, "allocate comes first"
-        self._mover.move(orders)
+        freeing, bringing = _split(orders.weights)
+        self._move_weights(freeing)
+        self._arena.punch(orders.punched)
+        for blocks in orders.blocks:
+            self._mover.move(blocks)
+        self._move_weights(bringing)
 
-    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
-        """The transfers finished since the last call; with a timeout, wait for the first."""
-        results: list[TransferResult] = []
+    def take_finished(self, timeout_s: float = 0.0) -> list[Finished]:
+        """The moves finished since the last call; with a timeout, wait for the first."""
+        results: list[Finished] = []
         with contextlib.suppress(queue.Empty):
-            results.append(self._moved.get(timeout_s > 0, timeout_s))
+            results.append(self._finished.get(timeout_s > 0, timeout_s))
             while True:
-                results.append(self._moved.get_nowait())
+                results.append(self._finished.get_nowait())
         return results
 
     def close(self, leaves_parked: bool = False) -> None:
-        """End the copies, and give back what blocks were parked in.
+        """End the moves, and give back weights, and what blocks were parked in.
 
         With ``leaves_parked``, memory that outlives the worker waits for its successor.
         """
         if self._mover is not None:
             self._mover.close()
-        for tier in self._tiers.values():
-            tier.close(leaves_parked)
+        if self._weights is not None:
+            self._weights.close()
+        for model in self._models:
+            model.close(leaves_parked)
+
+    def _move_weights(self, orders: list[WeightOrder]) -> None:
+        assert self._weights is not None, "allocate comes first"
+        for order in orders:
+            if order.move is WeightMove.EVICT:
+                self._runners[order.model].forget_sequences()
+            self._weights.move(order)
 
 
-def _device_blocks(kv_cache: Tensor, settings: WorkerSettings) -> DeviceBlocks:
-    if kv_cache.is_cuda:
-        return CudaBlocks(kv_cache, torch.cuda)
-    return CpuBlocks(kv_cache, select_backend(settings.device, settings.backend, num_threads=1))
+def _split(orders: tuple[WeightOrder, ...]) -> tuple[list[WeightOrder], list[WeightOrder]]:
+    """Orders that free memory, which others may need, and orders that take it."""
+    freeing = [order for order in orders if order.move in (WeightMove.EVICT, WeightMove.DROP)]
+    return freeing, [order for order in orders if order not in freeing]
