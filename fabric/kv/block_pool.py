@@ -202,27 +202,30 @@ class BlockPool:
         """Assert that every block is free exactly when unused, and in the right list."""
         slabs = [slab for slab in self._records.values() if slab.opened]
         assert len(slabs) == self.account.num_slabs
-        evictable = set(self._evictable)
+        num_used = 0
         for slab in slabs:
-            self._check_slab(slab, evictable)
-        used = self.users()
-        assert len(used) == self.num_used == sum(slab.num_used for slab in slabs)
+            num_used += slab.num_used
+            self._check_slab(slab)
+        assert num_used == self.num_used == len(self._refcounts) - self._refcounts.count(0)
         hashes = {h: b for b, h in enumerate(self._hashes) if h is not None}
         assert hashes == self._by_hash
-        assert evictable == set(hashes.values()) - set(used)
-        assert self._idle.keys() == {s.number for s in slabs if not s.num_used}
+        assert all(self._records[b // self.blocks_per_slab].opened for b in hashes.values())
+        assert all(self._hashes[block] is not None for block in self._evictable)
+        assert self._idle.keys() == {slab.number for slab in slabs if not slab.num_used}
         assert len(self._idle) == self.account.num_idle
-        roomy = [slab for opened, slab in self._roomy if opened == slab.opened]
-        assert sorted(s.number for s in roomy) == sorted(s.number for s in slabs if s.plain)
+        roomy = {slab.number for opened, slab in self._roomy if opened == slab.opened}
+        assert roomy == {slab.number for slab in slabs if slab.plain}
         assert not self._roomy or self._roomy[0][0] == self._roomy[0][1].opened
 
-    def _check_slab(self, slab: _Slab, evictable: set[int]) -> None:
-        plain, first = set(slab.plain), slab.number * self.blocks_per_slab
+    def _check_slab(self, slab: _Slab) -> None:
+        plain, first, num_used = set(slab.plain), slab.number * self.blocks_per_slab, 0
         assert len(plain) == len(slab.plain) < self.blocks_per_slab
         for block in range(first, first + self.blocks_per_slab):
             is_used, is_cached = self._refcounts[block] > 0, self._hashes[block] is not None
+            num_used += is_used
             assert (block in plain) == (not is_used and not is_cached)
-            assert (block in evictable) == (not is_used and is_cached)
+            assert (block in self._evictable) == (not is_used and is_cached)
+        assert num_used == slab.num_used
 
     def _borrows_another(self) -> bool:
         """Borrow a slab, unless a cached block is to be evicted instead."""

@@ -6,7 +6,7 @@ from fabric.kv.block_pool import BlockPool
 from fabric.kv.slabs import SlabPool
 from tests.unit.kv_slab_world import NUM_SLABS, SlabWorld
 
-SEEDS = range(8)
+SEEDS = range(5)
 NUM_STEPS = 800
 
 
