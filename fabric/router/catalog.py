@@ -1,7 +1,7 @@
 """Which groups and models there are, and what state they are in."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from fabric.core.errors import ModelNotFound, Unavailable
@@ -82,6 +82,11 @@ class Catalog:
         self._closing.discard(task)
         if self._leaving.get(link.address) is link:
             del self._leaving[link.address]
+
+    def set_models(self, model_ids: Iterable[str]) -> None:
+        """Make these the known models, beside those that known groups serve."""
+        self._served = {model: self._served.get(model) for model in model_ids}
+        self._changed()
 
     def explain(self, reasons: Mapping[str, str]) -> None:
         """Note why groups are down, by name."""

@@ -66,6 +66,10 @@ class Routing:
         """The request's own, and its model's where it states none."""
         return in_force(request.objectives, self._objectives.get(request.model))
 
+    def set_objectives(self, objectives: Mapping[str, Objectives]) -> None:
+        """Go by other objectives of models from now on."""
+        self._objectives = dict(objectives)
+
     def demand(self, request: GenerationRequest, num_groups: int) -> Demand:
         """What a request asks; the prefix only matters where there is a choice."""
         sampling = request.sampling

@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from fabric.core.errors import ConfigError
-from fabric.core.status import ModelState
+from fabric.core.request import Objectives
+from fabric.core.status import GroupState, ModelState
 from fabric.models.tokenizer import Tokenizer as ModelTokenizer
 from fabric.router import control, health, servicer
 from fabric.router.admission import Admission
@@ -86,6 +87,11 @@ class RouterServer:
         self._catalog.set_groups(addresses)
         self._dispatcher.routing.keep_only({address.name for address in addresses})
 
+    def set_models(self, objectives: Mapping[str, Objectives]) -> None:
+        """Make these the known models, each with what holds where requests state no objective."""
+        self._catalog.set_models(objectives)
+        self._dispatcher.routing.set_objectives(objectives)
+
     def explain(self, reasons: Mapping[str, str]) -> None:
         """Note why groups are down, by name, for those who ask for the status."""
         self._catalog.explain(reasons)
@@ -97,6 +103,12 @@ class RouterServer:
             self._catalog.model_status(model).state is ModelState.READY
             for model in self._catalog.model_ids
         )
+
+    @property
+    def ready_groups(self) -> tuple[str, ...]:
+        """The device groups that can take requests now, by name."""
+        states = {name: self._catalog.group_state(name) for name in self._catalog.group_names}
+        return tuple(name for name, state in states.items() if state is GroupState.READY)
 
     @property
     def num_inflight(self) -> int:
