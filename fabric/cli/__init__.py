@@ -5,7 +5,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fabric.cli import bench, demo, generate, models, policy, profile, residence, serve, status
+from fabric.cli import (
+    apply,
+    bench,
+    demo,
+    generate,
+    models,
+    policy,
+    profile,
+    residence,
+    serve,
+    status,
+)
 from fabric.core.errors import ConfigError, FabricError
 
 
@@ -37,6 +48,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="fabric", description="Serve many language models on few shared devices."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (demo, serve, generate, models, status, residence, policy, profile, bench):
+    for module in (demo, serve, apply, generate, models, status, residence, policy, profile, bench):
         module.add_parser(commands)
     return parser

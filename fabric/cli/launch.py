@@ -15,7 +15,7 @@ from fabric.serve.environment import prepare_environment
 if TYPE_CHECKING:
     from fabric.config import FabricConfig
     from fabric.serve.app import DeployedFabric
-    from fabric.serve.controller import Directory
+    from fabric.serve.directory import Directory
 
 POLL_PERIOD_S = 0.1
 SERVE_POLL_PERIOD_S = 1.0

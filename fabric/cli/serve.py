@@ -15,6 +15,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Register the command."""
     parser = commands.add_parser("serve", help="serve the models of a configuration file")
     add_config_arguments(parser)
+    parser.add_argument(
+        "--plan", type=Path, help="YAML with models and groups to serve instead of the file's"
+    )
     parser.set_defaults(run=run)
 
 
@@ -47,6 +50,10 @@ def read_config(arguments: argparse.Namespace) -> "FabricConfig":
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     config = read_config(arguments)
+    if arguments.plan is not None:
+        from fabric.config import load_plan
+
+        config = load_plan(config, arguments.plan)
     from rich.console import Console
 
     from fabric.cli.launch import launched

@@ -6,19 +6,24 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve.schema import ApplicationStatusOverview
+from ray.exceptions import RayError
 
 from fabric.config import FabricConfig
 from fabric.core.errors import ConfigError
-from fabric.serve.controller import Directory
+from fabric.serve.applications import application_name, failure_reason
 from fabric.serve.deployments import (
     group_application,
     new_launch,
     router_application,
     start_controller,
 )
+from fabric.serve.directory import Directory
 from fabric.serve.launch import NAMESPACE, ROUTER, group_part
 from fabric.serve.shard_actors import group_bundles
+
+logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 10.0
 
 
 class DeployedFabric:
@@ -43,7 +48,7 @@ class DeployedFabric:
         """Parts that Serve gave up deploying, with the last line of what went wrong."""
         applications = serve.status().applications
         return {
-            part: _reason(applications[name])
+            part: failure_reason(applications[name])
             for name, part in self._parts.items()
             if name in applications and applications[name].status == "DEPLOY_FAILED"
         }
@@ -51,18 +56,31 @@ class DeployedFabric:
     def stop(self) -> None:
         """End the applications and the controller, and leave Ray (ending a local one)."""
         if self._config.ray.address is not None:
-            for name in self._parts:
+            for name in {*self._parts, *self._groups_now()}:
                 serve.delete(name)
             ray.kill(self._controller)
         ray.shutdown()
+
+    def _groups_now(self) -> list[str]:
+        """The applications of the groups that run now, by whatever plan."""
+        try:
+            names = ray.get(self._controller.stop.remote(), timeout=STOP_TIMEOUT_S)
+        except (RayError, TimeoutError):
+            logger.warning("the controller does not answer; what plans started may stay")
+            return []
+        return [application_name(self._config.name, group_part(name)) for name in names]
 
     def _deploy(self) -> None:
         config = self._config
         launch = new_launch(config)
         self._controller = start_controller(launch)
-        apps = {group_part(group.name): group_application(group, launch) for group in config.groups}
+        names = [group.name for group in config.groups]
+        apps = {
+            group_part(name): group_application(launch.of(config.only(name)), name)
+            for name in names
+        }
         apps[ROUTER] = router_application(config, launch)
-        self._parts = {f"{config.name}-{part.replace(' ', '-')}": part for part in apps}
+        self._parts = {application_name(config.name, part): part for part in apps}
         targets = [
             serve.RunTarget(apps[part], name=name, route_prefix=None)
             for name, part in self._parts.items()
@@ -102,7 +120,8 @@ def _ray_options(config: FabricConfig) -> dict[str, Any]:
     if section.address is not None:
         return {"address": section.address}
     bundles = [bundle for group in config.groups for bundle in group_bundles(group)]
-    needed = 1 + sum(bundle["CPU"] for bundle in bundles)
+    # A plan starts new groups beside the old ones.
+    needed = 1 + 2 * sum(bundle["CPU"] for bundle in bundles)
     return {
         # Without this, Ray would join a cluster that somebody started on this machine.
         "address": "local",
@@ -111,9 +130,3 @@ def _ray_options(config: FabricConfig) -> dict[str, Any]:
         "object_store_memory": int(section.object_store),
         "include_dashboard": False,
     }
-
-
-def _reason(application: ApplicationStatusOverview) -> str:
-    messages = [deployment.message for deployment in application.deployments.values()]
-    lines = [line for message in messages for line in message.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else application.message

@@ -6,7 +6,8 @@ from typing import Any, Literal
 import ray
 from ray import serve
 
-from fabric.config import FabricConfig, GroupSection
+from fabric.config import FabricConfig, parse_config
+from fabric.serve.applications import ON_HEAD, ServeApplications
 from fabric.serve.controller import Controller
 from fabric.serve.group_replica import GroupReplica
 from fabric.serve.launch import NAMESPACE, Launch
@@ -19,8 +20,6 @@ HEALTH: dict[str, Any] = {
     "graceful_shutdown_timeout_s": 1.0,
     "graceful_shutdown_wait_loop_s": 0.1,
 }
-# The head has no CPUs to give on clusters that keep work away from it.
-ON_HEAD = {"node:__internal_head__": 0.001}
 
 
 def build(config: FabricConfig) -> serve.Application:
@@ -31,7 +30,9 @@ def build(config: FabricConfig) -> serve.Application:
     """
     launch = new_launch(config)
     start_controller(launch, lifetime="detached")
-    groups = [group_application(group, launch) for group in config.groups]
+    groups = [
+        group_application(launch.of(config.only(group.name)), group.name) for group in config.groups
+    ]
     return router_application(config, launch, *groups)
 
 
@@ -41,9 +42,21 @@ def new_launch(config: FabricConfig) -> Launch:
     return Launch(tree, f"{config.name}-controller", secrets.token_hex(32))
 
 
+class ControllerActor(Controller):
+    """A controller that knows whether it is the first one of its launch."""
+
+    def __init__(self, launch: Launch | None) -> None:
+        is_restarted: bool = ray.get_runtime_context().was_current_actor_reconstructed
+        applications = None if launch is None else ServeApplications(launch)
+        super().__init__(launch, applications, is_restarted)
+
+
 def start_controller(launch: Launch, lifetime: Literal["detached"] | None = None) -> Any:
-    """The fabric's controller actor, which ends with this process if it isn't detached."""
-    controller: Any = ray.remote(Controller)
+    """The fabric's controller actor, which ends with this process if it isn't detached.
+
+    A detached one outlives a launch, and leaves starting and removing groups to Serve.
+    """
+    controller: Any = ray.remote(ControllerActor)
     return controller.options(
         name=launch.controller,
         namespace=NAMESPACE,
@@ -52,21 +65,27 @@ def start_controller(launch: Launch, lifetime: Literal["detached"] | None = None
         num_cpus=0,
         resources=ON_HEAD,
         max_restarts=-1,
-    ).remote()
+    ).remote(launch if lifetime is None else None)
 
 
-def group_application(group: GroupSection, launch: Launch) -> serve.Application:
-    """One replica that owns a placement group with a bundle for each device."""
+def group_application(launch: Launch, name: str) -> serve.Application:
+    """One replica that owns a placement group with a bundle for each device.
+
+    Args:
+        launch: Of a configuration with this group alone.
+        name: What the group is called while it runs.
+    """
+    (group,) = parse_config(launch.config, "the launch").groups
     bundles = group_bundles(group)
     deployment = serve.deployment(
-        name=f"group-{group.name}",
+        name=f"group-{name}",
         num_replicas=1,
         placement_group_bundles=bundles,
         placement_group_strategy="PACK",
         ray_actor_options={"num_cpus": bundles[0]["CPU"]},
         **HEALTH,
     )
-    return deployment(GroupReplica).bind(launch, group.name)
+    return deployment(GroupReplica).bind(launch, name)
 
 
 def router_application(

@@ -12,7 +12,7 @@ from fabric.config import parse_config
 from fabric.engine.device_group import DeviceGroup
 from fabric.engine.link_server import LinkSettings
 from fabric.router.catalog import GroupAddress
-from fabric.serve.controller import LoadingStage
+from fabric.serve.directory import GroupReport, LoadingStage
 from fabric.serve.launch import Launch, find_controller, group_part, reported_failure
 from fabric.serve.loopback import keep_serve_on_loopback
 from fabric.serve.shard_actors import RayShardHost
@@ -21,6 +21,8 @@ from fabric.telemetry.logs import setup_logging
 logger = logging.getLogger(__name__)
 
 ANNOUNCE_PERIOD_S = 1.0
+# A group that is to leave is waited for.
+LEAVE_PERIOD_S = 0.1
 WATCH_PERIOD_S = 0.1
 
 
@@ -41,14 +43,21 @@ class ReportedProgress:
 
 
 class GroupReplica:
-    """Hosts one device group in a Serve replica, and keeps it announced to the controller."""
+    """Hosts one device group in a Serve replica, and keeps it announced to the controller.
+
+    The launch's configuration has this group alone; it runs under a name that may differ from
+    the one that it has there.
+    """
 
     async def __init__(self, launch: Launch, group_name: str) -> None:  # type: ignore[misc]
         config = parse_config(launch.config, "the launched configuration")
         setup_logging(config.log_level.upper())
         keep_serve_on_loopback()
         self._controller = find_controller(launch)
-        section = next(group for group in config.groups if group.name == group_name)
+        (section,) = config.groups
+        self._config = launch.config
+        self._num_devices = section.parallel.pipeline * section.parallel.tensor
+        self._is_draining = False
         epoch = await self._controller.next_epoch.remote()
         link = LinkSettings(
             group=group_name,
@@ -66,7 +75,7 @@ class GroupReplica:
             self._group = await DeviceGroup.start(settings, link, progress, shard_host)
         host, port = self._group.address
         self._address = GroupAddress(group_name, host, port, epoch)
-        await self._controller.announce_group.remote(self._address)
+        await self._tell()
         self._announcing = asyncio.create_task(self._announce())
         self._watching = asyncio.create_task(self._watch())
         logger.info("group %s serves at %s:%d, epoch %d", group_name, host, port, epoch)
@@ -89,7 +98,22 @@ class GroupReplica:
 
     async def _announce(self) -> None:
         while True:
-            await asyncio.sleep(ANNOUNCE_PERIOD_S)
+            await asyncio.sleep(LEAVE_PERIOD_S if self._is_draining else ANNOUNCE_PERIOD_S)
             # While the controller restarts, calls fail; the next ones tell it everything.
             with contextlib.suppress(Exception):
-                await self._controller.announce_group.remote(self._address)
+                await self._tell()
+
+    async def _tell(self) -> None:
+        """Tell the controller where this group is, and drain if it says that others serve now."""
+        weights = {
+            model.model: model.weight_bytes * self._num_devices
+            for model in self._group.report().models
+        }
+        report = GroupReport(
+            self._address, self._config, self._group.num_streams, self._is_draining, weights
+        )
+        is_retired: bool = await self._controller.announce_group.remote(report)
+        if is_retired and not self._is_draining:
+            logger.info("group %s drains: others have its place", self._address.name)
+            self._group.drain()
+            self._is_draining = True

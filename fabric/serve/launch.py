@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
+from fabric.config import FabricConfig
 from fabric.core.errors import FabricError
 
 NAMESPACE = "fabric"
@@ -20,6 +21,10 @@ class Launch:
     config: dict[str, object]
     controller: str
     link_secret: str
+
+    def of(self, config: FabricConfig) -> "Launch":
+        """The same with another configuration."""
+        return replace(self, config=config.model_dump(mode="json"))
 
 
 def group_part(group: str) -> str:

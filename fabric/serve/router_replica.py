@@ -6,9 +6,10 @@ import logging
 
 from fabric.config import parse_config
 from fabric.router.server import RouterServer
-from fabric.serve.controller import RouterAddress
+from fabric.serve.directory import Directory, RouterAddress, RouterReport
 from fabric.serve.launch import ROUTER, Launch, find_controller, reported_failure
 from fabric.serve.loopback import keep_serve_on_loopback
+from fabric.serve.planner import ControllerPlanner
 from fabric.serve.waiting import waiting_groups
 from fabric.telemetry.logs import setup_logging
 
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 RETRY_PERIOD_S = 0.5
 READINESS_PERIOD_S = 0.1
 EXPLAIN_PERIOD_S = 1.0
+ANNOUNCE_PERIOD_S = 1.0
 
 
 class RouterReplica:
@@ -31,8 +33,12 @@ class RouterReplica:
         keep_serve_on_loopback()
         self._controller = find_controller(launch)
         async with reported_failure(self._controller, ROUTER):
-            self._router = RouterServer(config.router_settings(launch.link_secret))
+            self._router = RouterServer(
+                config.router_settings(launch.link_secret),
+                planner=ControllerPlanner(self._controller),
+            )
             port = await self._router.start()
+        self._directory = Directory(-1)
         self._address = f"{config.router.host}:{port}"
         await self._announce()
         self._watching = asyncio.create_task(self._watch())
@@ -48,14 +54,14 @@ class RouterReplica:
             raise RuntimeError("the router no longer follows the directory")
 
     async def _watch(self) -> None:
-        version = -1
         while True:
             try:
-                directory = await self._controller.watch.remote(version)
-                if directory.version != version:
-                    version = directory.version
+                directory: Directory = await self._controller.watch.remote(self._directory.version)
+                if directory.version != self._directory.version:
                     self._router.set_groups(directory.groups)
-                    # A restarted controller does not know this router yet.
+                    if directory.models is not None:
+                        self._router.set_models(directory.models)
+                    self._directory = directory
                     await self._announce()
             except Exception:
                 # The controller restarts; the groups known so far go on serving.
@@ -63,15 +69,16 @@ class RouterReplica:
                 await asyncio.sleep(RETRY_PERIOD_S)
 
     async def _report_readiness(self) -> None:
-        was_ready = False
+        told, told_s = None, 0.0
+        now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(READINESS_PERIOD_S)
-            is_ready = self._router.is_ready
-            if is_ready != was_ready:
+            state = (self._router.is_ready, self._router.ready_groups)
+            if state != told or now() - told_s >= ANNOUNCE_PERIOD_S:
                 # While the controller restarts, calls fail; the next one tells it.
                 with contextlib.suppress(Exception):
                     await self._announce()
-                    was_ready = is_ready
+                    told, told_s = state, now()
 
     async def _explain(self) -> None:
         """Keep the router told of why groups aren't there."""
@@ -85,5 +92,10 @@ class RouterReplica:
                     self._router.explain({**directory.reasons(), **waiting})
 
     async def _announce(self) -> None:
-        router = RouterAddress(self._address, self._router.is_ready)
-        await self._controller.announce_router.remote(router)
+        report = RouterReport(
+            RouterAddress(self._address, self._router.is_ready),
+            self._directory.version,
+            self._directory.plan,
+            self._router.ready_groups,
+        )
+        await self._controller.announce_router.remote(report)
