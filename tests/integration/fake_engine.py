@@ -16,6 +16,7 @@ from fabric.core.request import (
     RequestOutput,
     SequenceDelta,
     ServedModel,
+    ServicePace,
     Timing,
     Usage,
 )
@@ -29,9 +30,10 @@ VOCAB_SIZE = 512
 MAX_MODEL_LEN = 256
 
 
-def served(model: str = MODEL) -> ServedModel:
+def served(model: str = MODEL, pace: ServicePace | None = None) -> ServedModel:
     card = ModelCard(model, "/nowhere", MAX_MODEL_LEN, VOCAB_SIZE, "float32", "LlamaForCausalLM")
-    return ServedModel(card, GenerationDefaults(), RequestLimits(MAX_MODEL_LEN, VOCAB_SIZE))
+    limits = RequestLimits(MAX_MODEL_LEN, VOCAB_SIZE)
+    return ServedModel(card, GenerationDefaults(), limits, pace or ServicePace())
 
 
 class FakeEngine:
@@ -47,6 +49,8 @@ class FakeEngine:
     def __init__(self) -> None:
         self.publish: Callable[[list[RequestOutput]], None] = lambda outputs: None
         self.load = LoadReport(num_blocks=8, num_free_blocks=8, policy="fcfs")
+        self.models = (served(),)
+        self.timing = Timing()
         self.submitted: list[GenerationRequest] = []
         self.cancelled: queue.Queue[str] = queue.Queue()
         self.going = threading.Event()
@@ -89,7 +93,7 @@ class FakeEngine:
         return replace(self.load, num_running=len(self._live), models=models)
 
     def served(self) -> tuple[ServedModel, ...]:
-        return (served(),)
+        return self.models
 
     def explain(self) -> "Future[tuple[RequestStatus, ...]]":
         """The newest request ranks first."""
@@ -183,4 +187,4 @@ class FakeEngine:
         if not is_last:
             return RequestOutput(key, deltas)
         count = sampling.n * sampling.max_tokens
-        return RequestOutput(key, deltas, Usage(len(request.prompt_token_ids), count), Timing())
+        return RequestOutput(key, deltas, Usage(len(request.prompt_token_ids), count), self.timing)

@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fabric.core.errors import InvalidRequest
+from fabric.core.request import ServedModel
 from fabric.engine.link_server import LinkServer, LinkSettings
 from fabric.router.catalog import GroupAddress
 from fabric.router.server import RouterServer, RouterSettings
@@ -57,8 +58,11 @@ class FakeGroup:
         self.engine.stop()
 
 
-async def start_group(name: str = "left", epoch: int = 1, port: int = 0) -> FakeGroup:
+async def start_group(
+    name: str = "left", epoch: int = 1, port: int = 0, models: tuple[ServedModel, ...] = ()
+) -> FakeGroup:
     engine = FakeEngine()
+    engine.models = models or engine.models
     link = LinkServer(engine, LinkSettings(name, epoch, SECRET, port=port, report_interval_s=0.02))
     engine.publish = link.publish
     host, bound = await link.start()
@@ -87,8 +91,14 @@ class World:
     def health(self) -> Any:
         return health_pb2_grpc.HealthStub(self.channel)
 
-    async def add_group(self, name: str = "left", epoch: int = 1, port: int = 0) -> FakeGroup:
-        group = await start_group(name, epoch, port)
+    async def add_group(
+        self,
+        name: str = "left",
+        epoch: int = 1,
+        port: int = 0,
+        models: tuple[ServedModel, ...] = (),
+    ) -> FakeGroup:
+        group = await start_group(name, epoch, port, models)
         self.groups.append(group)
         self.router.set_groups(tuple(group.address for group in self.groups))
         return group
