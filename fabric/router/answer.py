@@ -80,7 +80,7 @@ class Answer:
         self.started = Started(
             request.request_id, request.model, prompt_tokens, request.sampling.seed
         )
-        self._group = group
+        self.group = group
         self._mailbox = mailbox
         self._journal = journal
         self._meter = meter
@@ -105,5 +105,5 @@ class Answer:
             late = DeadlineExceeded("the deadline passed before the request finished")
             return Letters(letters.deltas, late)
         self._meter.note_end(end, self.finish_reason)
-        self.completed = Completed(end.usage, replace(end.timing, group=self._group))
+        self.completed = Completed(end.usage, replace(end.timing, group=self.group))
         return Letters(letters.deltas, self.completed)
