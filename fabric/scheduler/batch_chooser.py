@@ -1,10 +1,22 @@
 """Which sequences of one model the next iteration may compute."""
 
+from dataclasses import dataclass
+
 from fabric.scheduler.lane import Lane
 from fabric.scheduler.request import SequenceState, SequenceStatus
 from fabric.scheduler.request_pool import RequestPool
 from fabric.scheduler.room import Room
 from fabric.scheduler.settings import SchedulerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """The first sequence that waits found ``num_free`` blocks, and needs ``num_needed``."""
+
+    key: int
+    num_free: int
+    num_needed: int
+    since_s: float
 
 
 class BatchChooser:
@@ -24,7 +36,7 @@ class BatchChooser:
         self._pool = pool
         self._room = room
         self._num_spare_blocks = int(config.watermark * lane.kv.num_blocks)
-        self._blocked: tuple[int, int] | None = None
+        self._shortage: Shortage | None = None
 
     def next_order(self) -> tuple[float, ...] | None:
         """The order of the sequence for whose sake the model would run next; None: it can't.
@@ -35,10 +47,18 @@ class BatchChooser:
         head = self.lane.waiting.peek() if self.admits else None
         if head is None or (best is not None and best < head.order):
             return best
-        is_blocked = self._blocked is not None and (
-            self._blocked[0] == head.key and self._kv.num_free_blocks <= self._blocked[1]
+        short = self._shortage
+        is_short = short is not None and (
+            short.key == head.key and self._kv.num_free_blocks <= short.num_free
         )
-        return best if is_blocked else head.order
+        return best if is_short else head.order
+
+    @property
+    def shortage(self) -> Shortage | None:
+        """What the sequence that waits first lacked when it was last tried, if it still waits."""
+        head = self.lane.waiting.peek() if self._shortage else None
+        is_first = head is not None and self._shortage and head.key == self._shortage.key
+        return self._shortage if is_first else None
 
     def choose(self, now: float) -> list[SequenceState]:
         """The sequences that the next iteration may compute, in their order.
@@ -97,12 +117,14 @@ class BatchChooser:
         """Give the first of those that wait its blocks, or begin to; False if there are too few."""
         if self._try_to_bring_in(sequence, num_spare, now):
             return True
+        num_needed = self._kv.num_blocks_for(self._num_reserved_tokens(sequence)) + num_spare
         if self._pool.policy.is_preemptive:
-            num_blocks = self._kv.num_blocks_for(self._num_reserved_tokens(sequence))
-            self._room.make(sequence, num_blocks + num_spare, now)
+            self._room.make(sequence, num_needed, now)
             if self._try_to_bring_in(sequence, num_spare, now):
                 return True
-        self._blocked = (sequence.key, self._kv.num_free_blocks)
+        before = self._shortage
+        since_s = before.since_s if before and before.key == sequence.key else now
+        self._shortage = Shortage(sequence.key, self._kv.num_free_blocks, num_needed, since_s)
         return False
 
     def _try_to_bring_in(self, sequence: SequenceState, num_spare: int, now: float) -> bool:

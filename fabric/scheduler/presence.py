@@ -18,6 +18,8 @@ from fabric.scheduler.weights import Access, Demand, ModelWeights
 T = TypeVar("T")
 
 _LOOK_PERIOD_S = 0.25
+# For so long a sequence waits for KV memory before weights that nobody uses leave for it.
+_KV_PATIENCE_S = 0.5
 
 
 class Presence:
@@ -40,6 +42,7 @@ class Presence:
         self._choosers: Sequence[BatchChooser] = ()
         self._closed: list[Lane] = []
         self._next_look_s = 0.0
+        self._is_stuck = False
 
     def follow(self, pool: RequestPool, room: Room, choosers: Sequence[BatchChooser]) -> None:
         """Say whose weights they are."""
@@ -80,11 +83,17 @@ class Presence:
         if residency is None or not self._is_due(residency, now):
             return ()
         self._next_look_s = now + _LOOK_PERIOD_S
-        orders = residency.plan(self._demands(), now)
+        orders = residency.plan(self._demands(now), now)
+        self._is_stuck = False
         for number, problem in residency.take_failed():
             self._give_up(self._pool.lanes[number], problem, now)
         self._follow_access(now)
         return orders
+
+    def note_stuck(self, now: float) -> None:
+        """Nothing can run any more: weights may have to give way to KV."""
+        self._is_stuck = True
+        self._next_look_s = now
 
     def take_punched(self) -> tuple[int, ...]:
         """Slabs whose memory must go back to the system before weights are loaded."""
@@ -142,14 +151,31 @@ class Presence:
             return True
         return any(lane.num_requests for lane in self._closed)
 
-    def _demands(self) -> list[Demand]:
+    def _demands(self, now: float) -> list[Demand]:
         demands = [
-            Demand(lane.number, order, bool(len(lane.waiting)), lane.num_on_device)
+            Demand(
+                lane.number,
+                order,
+                len(lane.waiting) > 0,
+                lane.num_on_device,
+                self._num_short_slabs(lane, now),
+            )
             for lane in self._pool.lanes
             if (order := lane.best_order()) is not None
         ]
         demands.sort(key=lambda demand: demand.rank)
         return demands
+
+    def _num_short_slabs(self, lane: Lane, now: float) -> int:
+        """Slabs that the model's next sequence needs, and that only weights could still give."""
+        short = self._choosers[lane.number].shortage
+        if short is None or self._room.num_leaving or self._slabs is None:
+            return 0
+        if not self._is_stuck and now < short.since_s + _KV_PATIENCE_S:
+            return 0
+        num_blocks = short.num_needed - lane.kv.num_free_blocks
+        num_slabs = -(-num_blocks // lane.kv.blocks_per_slab)
+        return num_slabs + max(0, self._slabs.slack) if num_slabs > 0 else 0
 
     def _follow_access(self, now: float) -> None:
         if self._residency is None:

@@ -98,6 +98,7 @@ class Scheduler:
         self._starts_s: dict[int, float] = {}
         self._stall_s = 0.0
         self._stalled_since_s: float | None = None
+        self._is_stuck = False
         self._orders = WorkerOrders()
         self._plan = StepPlan(lanes[0], config.max_num_batched_tokens)
 
@@ -301,19 +302,27 @@ class Scheduler:
         if self._stalled_since_s is not None:
             self._stall_s += now - self._stalled_since_s
             self._stalled_since_s = None
+        was_stuck, self._is_stuck = self._is_stuck, False
         if plan or not self._pool.requests or self._starts_s:
             return
         if self._num_transfers:
             self._stalled_since_s = now
         elif not self._presence.num_moves:
-            self._room.end_deadlock(self._presence.open_of(self._pool.lanes), now)
+            # What weights could give way to is looked at first.
+            self._is_stuck = True
+            self._presence.note_stuck(now)
+            if was_stuck:
+                self._room.end_deadlock(self._presence.open_of(self._pool.lanes), now)
 
     def _gather_orders(self, weights: tuple[WeightOrder, ...], now: float) -> WorkerOrders:
-        blocks = [
+        given = [
             replace(orders, model=number)
             for number, swapper in enumerate(self._swappers)
             if (orders := swapper.take_orders(now))
         ]
+        # A slab may go from one model to another here: poison first, whoever's it was.
+        blocks = [replace(orders, transfers=()) for orders in given if orders.poisoned]
+        blocks += [replace(orders, poisoned=()) for orders in given if orders.transfers]
         return WorkerOrders(tuple(blocks), weights, self._presence.take_punched())
 
     def _take_samples(

@@ -11,7 +11,7 @@ from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import Generated, generate
-from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
 from fabric.models.sources import default_cache_dir
 from fabric.models.tokenizer import Tokenizer
 from fabric.scheduler.settings import SchedulerConfig
@@ -42,11 +42,10 @@ STORIES_PROMPTS = (
 
 
 def settings(stories: Path, **changes: object) -> EngineSettings:
+    model = ModelSettings(model="stories", source=str(stories), dtype="float32")
     worker = {
-        "model": "stories",
-        "source": str(stories),
+        "models": (model,),
         "cache_dir": default_cache_dir(),
-        "dtype": "float32",
         "kv_cache_bytes": 4 * 2**20,
         "num_threads": 1,
     }

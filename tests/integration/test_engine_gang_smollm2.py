@@ -11,7 +11,7 @@ from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import generate
-from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
 from fabric.engine.shard_host import ProcessShardHost, start_gang
 from fabric.models.sources import LocalModel, default_cache_dir
 from fabric.scheduler.settings import SchedulerConfig
@@ -24,12 +24,12 @@ NUM_PROMPTS = 20
 
 @pytest.fixture(scope="module")
 def settings(smollm2_local: LocalModel) -> EngineSettings:
+    model = ModelSettings(
+        model="smollm2", source=str(smollm2_local.path), dtype="float32", max_model_len=1024
+    )
     worker = WorkerSettings(
-        model="smollm2",
-        source=str(smollm2_local.path),
+        models=(model,),
         cache_dir=default_cache_dir(),
-        dtype="float32",
-        max_model_len=1024,
         num_threads=1,
     )
     scheduler = SchedulerConfig(max_num_seqs=20, max_num_batched_tokens=64)

@@ -10,7 +10,7 @@ from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import Generated, generate
-from fabric.engine.settings import EngineSettings, ParkingSettings, WorkerSettings
+from fabric.engine.settings import EngineSettings, ModelSettings, ParkingSettings, WorkerSettings
 from fabric.models.loader import load_model
 from fabric.models.progress import NoProgress
 from fabric.models.sources import LocalModel, default_cache_dir
@@ -32,12 +32,12 @@ def build(
     prefix_cache: bool,
     parking: ParkingSettings = ParkingSettings(),  # noqa: B008
 ) -> BuiltEngine:
+    model = ModelSettings(
+        model="smollm2", source=str(local.path), dtype="float32", max_model_len=1024
+    )
     worker = WorkerSettings(
-        model="smollm2",
-        source=str(local.path),
+        models=(model,),
         cache_dir=default_cache_dir(),
-        dtype="float32",
-        max_model_len=1024,
         kv_cache_bytes=512 * 2**20,
         block_size=block_size,
         parking=parking,

@@ -12,7 +12,7 @@ from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import generate
-from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
 from fabric.models.config import ModelConfig
 from fabric.models.gguf import GgufCheckpoint
 from fabric.models.gguf_header import read_gguf_header
@@ -89,12 +89,12 @@ def expected(theirs: PreTrainedModel, prompts: list[list[int]]) -> list[list[int
 
 
 def build(local: LocalModel) -> BuiltEngine:
+    model = ModelSettings(
+        model="qwen2", source=str(local.path), dtype="float32", max_model_len=1024
+    )
     worker = WorkerSettings(
-        model="qwen2",
-        source=str(local.path),
+        models=(model,),
         cache_dir=default_cache_dir(),
-        dtype="float32",
-        max_model_len=1024,
         kv_cache_bytes=256 * 2**20,
         block_size=16,
     )
