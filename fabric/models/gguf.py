@@ -48,7 +48,10 @@ class GgufCheckpoint:
         self.metadata = header.metadata
         self._path = path
         self._arch = str(header.metadata.get("general.architecture", "unknown"))
-        self._bytes: npt.NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+        # As a plain array: a memmap costs microseconds for each of the many slices of a decoding.
+        self._bytes: npt.NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r").view(
+            np.ndarray
+        )
         self._types: dict[str, GGMLQuantizationType] = {}
         self._tensors: dict[str, GgufTensor] = {}
         for tensor in header.tensors.values():
