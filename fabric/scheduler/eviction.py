@@ -82,12 +82,18 @@ class Eviction:
         return _fewest(candidates, num_slabs, _num_over)
 
     def from_host(
-        self, claimant: Claimant, num_bytes: int, line: Sequence[Claimant], now: float
+        self,
+        claimant: Claimant,
+        num_bytes: int,
+        line: Sequence[Claimant],
+        kept: WeightRecord | None,
+        now: float,
     ) -> list[WeightRecord] | None:
         """Whose copies in host memory go so that ``num_bytes`` more are free; None: no way.
 
         Copies of models on the device go first. Those of models in ``line`` go only to those that
-        are urgent and come before them, those without work not to those that are only starting.
+        are urgent and come before them, those without work not to those that are only starting;
+        nobody takes that of ``kept``.
         """
         index = line.index(claimant)
         others = {item.record.number: place for place, item in enumerate(line)}
@@ -95,7 +101,11 @@ class Eviction:
         def may_go(record: WeightRecord) -> bool:
             if record.state is WeightState.RESIDENT:
                 return True
-            if record.state is not WeightState.HOST or claimant.urgency is Urgency.STARTING:
+            if (
+                record is kept
+                or record.state is not WeightState.HOST
+                or claimant.urgency is Urgency.STARTING
+            ):
                 return False
             place = others.get(record.number, index if record.demand is None else len(line))
             return place == index or (claimant.is_urgent and place > index)

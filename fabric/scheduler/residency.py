@@ -73,6 +73,11 @@ class Residency:
         """When ``plan`` has something to do although nothing happens; in the past: now."""
         return self._due_at_s
 
+    @property
+    def num_kept_slabs(self) -> int:
+        """Slabs that are charged for weights that can't come yet, while others make way."""
+        return self._clearance.num_kept
+
     def note_arrival(self, model: int, now: float) -> None:
         """A request for the model has come: what its recent rate is counted from."""
         self._costs.note_arrival(model, now)
@@ -146,6 +151,11 @@ class Residency:
         num_left = self._slabs.num_slabs
         for record in sorted(self._records, key=lambda item: not item.pinned):
             spec = record.spec
+            if not spec.num_kv_slabs <= spec.max_slabs <= self._slabs.num_slabs:
+                raise ConfigError(
+                    f"{spec.model}: its KV gets {spec.max_slabs} slabs at most; allowed: "
+                    f"{spec.num_kv_slabs} to {self._slabs.num_slabs}"
+                )
             record.account.set_bounds(0, spec.max_slabs)
             if record.pinned or record.start is WeightState.RESIDENT:
                 if spec.needed_slabs > num_left:
@@ -285,13 +295,14 @@ class Residency:
             if record.state is not WeightState.COLD or not record.uses_host:
                 continue
             num_short = record.spec.host_bytes - self._moves.free_host_bytes
-            drops = self._eviction.from_host(claimant, num_short, line, now)
+            kept = self._clearance.claimed
+            drops = self._eviction.from_host(claimant, num_short, line, kept, now)
             if drops is not None:
                 for other in drops:
                     self._moves.drop(other)
                 self._moves.fetch(record, now)
                 return
-            if claimant.urgency is Urgency.STARTING:
+            if claimant.urgency is Urgency.STARTING and not self.has_work:
                 record.start = None
             elif claimant.is_urgent:
                 return
