@@ -15,7 +15,7 @@ from fabric.core.profile import Profile
 
 if TYPE_CHECKING:
     from fabric.config import FabricConfig
-    from fabric.engine.executor import LoadedExecutor
+    from fabric.engine.executor import ReadyExecutor
     from fabric.engine.settings import EngineSettings
 
 
@@ -28,21 +28,25 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("model", metavar="MODEL", help="id of a model in the configuration")
     add_config_arguments(parser)
     parser.add_argument(
-        "--source", help="measure this instead, on the first group: a folder, hf:, wheel: or .gguf"
+        "--source",
+        help="measure this instead, on MODEL's group or the first: a folder, hf:, wheel: or .gguf",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write JSON for groups' `profile`")
     parser.add_argument("--quick", action="store_true", help="seconds instead of a minute")
 
 
 def _profile(args: argparse.Namespace) -> int:
-    settings = _settings(args, read_config(args))
+    settings, number = _settings(args, read_config(args))
+    from fabric.engine.preparation import load_weights
     from fabric.engine.profile_store import take_profile, write_profile
     from fabric.engine.profiler import FULL, QUICK
 
-    print(f"fabric: loading {settings.worker.source}", file=sys.stderr)
-    with _loaded(settings) as executor:
+    print(f"fabric: loading {settings.worker.models[number].source}", file=sys.stderr)
+    with _workers(settings) as executor:
+        # The group's other models stay where they are: one is measured as if it were alone.
+        load_weights(executor, number)
         print("fabric: measuring; other load would show in the result", file=sys.stderr)
-        profile = take_profile(settings, executor, QUICK if args.quick else FULL)
+        profile = take_profile(settings, executor, number, QUICK if args.quick else FULL)
     print("\n\n".join(_tables(profile)))
     if args.out is not None:
         try:
@@ -52,29 +56,37 @@ def _profile(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace, config: "FabricConfig") -> "EngineSettings":
+def _settings(args: argparse.Namespace, config: "FabricConfig") -> "tuple[EngineSettings, int]":
+    """The group that hosts the model, and the model's place in it.
+
+    What is in no group, but has a source, takes the place of the first group's first model.
+    """
     hosting = [group for group in config.groups if args.model in group.model_ids]
     if not hosting and args.source is None:
         known = ", ".join(model.id for model in config.models)
         raise ConfigError(f"{args.config} has no model {args.model!r}; it has {known}")
-    settings = config.engine_settings((hosting or config.groups)[0])
+    group = (hosting or config.groups)[0]
+    number = group.model_ids.index(args.model) if hosting else 0
+    settings = config.engine_settings(group)
     # Nothing needs to outlive this process.
     worker = replace(settings.worker, parking=replace(settings.worker.parking, keep=False))
     if args.source is not None:
-        worker = replace(worker, model=args.model, source=args.source)
-    return replace(settings, worker=worker)
+        models = list(worker.models)
+        models[number] = replace(models[number], model=args.model, source=args.source)
+        worker = replace(worker, models=tuple(models))
+    return replace(settings, worker=worker), number
 
 
 @contextlib.contextmanager
-def _loaded(settings: "EngineSettings") -> "Iterator[LoadedExecutor]":
-    """Workers with the model: in this process, or one process for each device."""
-    from fabric.engine.build import load_whole
+def _workers(settings: "EngineSettings") -> "Iterator[ReadyExecutor]":
+    """Workers that know the group's models: in this process, or one process for each device."""
+    from fabric.engine.build import open_local
     from fabric.engine.shard_host import ProcessShardHost, start_gang
 
     with contextlib.ExitStack() as stack:
-        executor: LoadedExecutor
+        executor: ReadyExecutor
         if settings.parallel.num_devices == 1:
-            executor = load_whole(settings.worker)
+            executor = open_local(settings.worker)
         else:
             host = ProcessShardHost(settings.parallel)
             stack.callback(host.stop)

@@ -5,7 +5,7 @@ import logging
 from fabric.core.clock import Clock
 from fabric.core.errors import CheckpointError
 from fabric.core.profile import Profile
-from fabric.core.weights import WeightResult, WeightState
+from fabric.core.weights import WeightMove, WeightOrder, WeightResult, WeightState
 from fabric.engine.executor import ReadyExecutor
 from fabric.engine.profile_store import find_profile
 from fabric.engine.settings import EngineSettings
@@ -16,6 +16,32 @@ from fabric.scheduler.residency import Residency
 logger = logging.getLogger(__name__)
 
 _WAIT_S = 0.05
+
+
+def load_weights(executor: ReadyExecutor, model: int) -> None:
+    """Bring one model's weights to the device, and wait until all of them are there.
+
+    It is for workers that nobody else uses and whose weights nobody decides about: tools that
+    measure, and schedulers made without a :class:`fabric.scheduler.presence.Presence`.
+
+    Args:
+        executor: Drives the workers.
+        model: The model's place among the executor's; each can be loaded once.
+
+    Raises:
+        CheckpointError: The weights can't be loaded.
+        GroupError: The workers can't go on.
+    """
+    # A residency's numbers go upwards from 0, and none may be used twice.
+    order = WeightOrder(-1 - model, model, WeightMove.LOAD)
+    executor.move(WorkerOrders(weights=(order,)))
+    is_there = False
+    while not is_there:
+        for result in executor.take_finished(_WAIT_S):
+            assert isinstance(result, WeightResult), "nobody has moved blocks yet"
+            if result.error:
+                raise CheckpointError(f"{executor.models[model].card.model}: {result.error}")
+            is_there = result.is_last
 
 
 class Preparation:
