@@ -8,9 +8,10 @@ from fabric.core.request import GenerationRequest, LoadReport, Objectives, Serve
 from fabric.core.weights import WeightState
 from fabric.router.affinity import PrefixAffinity, prefix_hashes
 from fabric.router.experience import Calibration, OutputLengths
-from fabric.router.forecast import Demand, Forecast, GroupView, Paces, predict
+from fabric.router.forecast import Demand, Forecast, GroupView, Paces
 from fabric.router.objectives import MAX_RETRY_S, Miss, first_miss, has_any, in_force
 from fabric.router.policy import Candidate, RoutingPolicy
+from fabric.router.prediction import predict
 from fabric.router.work import DispatchedWork
 
 RETRY_AFTER_S = 1.0

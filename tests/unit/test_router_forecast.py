@@ -8,15 +8,8 @@ from hypothesis import strategies as st
 
 from fabric.core.request import LoadReport, ModelLoad, ServicePace
 from fabric.core.weights import WeightState
-from fabric.router.forecast import (
-    SHARE_LAG_S,
-    Demand,
-    GroupView,
-    ModelPace,
-    ModelWork,
-    Paces,
-    predict,
-)
+from fabric.router.forecast import Demand, GroupView, ModelPace, ModelWork, Paces
+from fabric.router.prediction import SHARE_LAG_S, predict
 from tests.unit.routing_world import DECODE, PACE, PREFILL, demand, served, view, work
 
 
@@ -45,6 +38,32 @@ def test_each_of_several_sequences_takes_a_place_in_the_batch():
     found = predicted(Demand("a", 100, 11, num_sequences=4), view())
     assert found.ttft_s == pytest.approx(0.100)
     assert found.tpot_s == pytest.approx(0.013)
+
+
+def test_where_batches_are_of_one_each_request_ahead_is_waited_for():
+    one = ServicePace(PREFILL, ((1, 1, 0.010),))
+    paces = {"a": ModelPace.of(one)}
+    found = predicted(demand(), view({"a": work(3, output=30)}, paces=paces))
+    assert found.ttft_s == pytest.approx(30 * 0.010 + 0.100)
+    assert found.tpot_s == pytest.approx(0.010)
+
+
+def test_in_a_full_batch_a_request_waits_for_its_share_of_the_tokens_to_go():
+    four = ServicePace(PREFILL, ((1, 1, 0.010), (4, 1, 0.010)))
+    paces = {"a": ModelPace.of(four)}
+    full = predicted(demand(), view({"a": work(4, output=160)}, paces=paces))
+    assert full.ttft_s == pytest.approx(10 * 0.010 + 0.100)
+    roomy = predicted(demand(), view({"a": work(3, output=120)}, paces=paces))
+    assert roomy.ttft_s == pytest.approx(1 * 0.010 + 0.100)
+
+
+def test_a_batch_is_larger_than_measured_where_more_are_seen_to_run():
+    one = ServicePace(PREFILL, ((1, 1, 0.010),))
+    seen = ModelLoad("a", num_running=8)
+    found = predicted(
+        demand(), view({"a": work(4, output=160)}, seen, paces={"a": ModelPace.of(one)})
+    )
+    assert found.ttft_s < 1.0
 
 
 def test_another_models_work_is_ahead_until_it_is_done():
