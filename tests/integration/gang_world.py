@@ -7,10 +7,12 @@ from pathlib import Path
 from fabric.core.clock import Clock
 from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
+from fabric.core.weights import WeightMove, WeightOrder
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.executor import ReadyExecutor
 from fabric.engine.offline import Generated
 from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
+from fabric.kv.transfer import WorkerOrders
 from fabric.models.sources import default_cache_dir
 from fabric.scheduler.settings import SchedulerConfig
 from tests.integration.gang_layouts import Layout, start_workers
@@ -42,10 +44,12 @@ def greedy(num_tokens: int = NUM_TOKENS) -> SamplingParams:
 
 
 def requests(
-    prompts: Sequence[Sequence[int]], sampling: SamplingParams | None = None
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingParams | None = None,
+    model: str = "stories",
 ) -> list[GenerationRequest]:
     return [
-        GenerationRequest(f"r{i}", "model", tuple(prompt), sampling or greedy())
+        GenerationRequest(f"r{i}", model, tuple(prompt), sampling or greedy())
         for i, prompt in enumerate(prompts)
     ]
 
@@ -69,7 +73,11 @@ class Gang:
     def engine(
         self, clock: Clock | None = None, scheduler: SchedulerConfig | None = None
     ) -> BuiltEngine:
+        """A new engine, which takes the workers as they were at first: without weights."""
         settings = replace(self.settings, scheduler=scheduler or self.settings.scheduler)
+        places = range(len(self.executor.models))
+        orders = tuple(WeightOrder(-1, place, WeightMove.EVICT) for place in places)
+        self.executor.move(WorkerOrders(weights=orders))
         return build_engine(settings, clock=clock, gang=self.executor)
 
 

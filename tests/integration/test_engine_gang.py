@@ -231,7 +231,9 @@ def test_what_cannot_be_cut_is_refused_in_the_shards_words_and_leaves_no_process
 
 
 def test_a_source_that_is_missing_is_named(settings: EngineSettings) -> None:
-    worker = dataclasses.replace(settings.worker, source="/nowhere/at/all")
+    (model,) = settings.worker.models
+    absent = dataclasses.replace(model, source="/nowhere/at/all")
+    worker = dataclasses.replace(settings.worker, models=(absent,))
     cut = dataclasses.replace(settings, worker=worker, parallel=ParallelConfig(1, 2))
     host = ProcessShardHost(cut.parallel)
     with pytest.raises(SourceError, match="/nowhere/at/all"):

@@ -11,7 +11,7 @@ from fabric.cli import main
 from fabric.core.errors import ConfigError
 from fabric.core.profile import Profile
 from fabric.core.weights import WeightMove
-from fabric.engine.build import build_engine, open_local
+from fabric.engine.build import build_engine
 from fabric.engine.copy_timer import measure_copies
 from fabric.engine.local_executor import LocalExecutor
 from fabric.engine.offline import generate
@@ -62,14 +62,14 @@ class WatchedExecutor(LocalExecutor):
 @pytest.fixture
 def executor(settings: EngineSettings):
     executor = WatchedExecutor(settings.worker)
-    load_weights(executor, 0)
+    load_weights(executor, STORIES)
     yield executor
     executor.close()
 
 
 def loaded(settings: WorkerSettings) -> LocalExecutor:
     executor = open_local(settings)
-    load_weights(executor, 0)
+    load_weights(executor, STORIES)
     return executor
 
 
@@ -80,18 +80,12 @@ def naming(settings: EngineSettings, profile: Path) -> EngineSettings:
     return replace(settings, worker=worker)
 
 
-def with_profile(settings: EngineSettings, path: Path) -> EngineSettings:
-    (model,) = settings.worker.models
-    models = (replace(model, profile=path),)
-    return replace(settings, worker=replace(settings.worker, models=models))
-
-
 def sizes(profile: Profile) -> tuple[list[int], list[tuple[int, int]]]:
     return [n for n, _ in profile.prefill], [(n, context) for n, context, _ in profile.decode]
 
 
 def test_a_full_profile_covers_what_fits(settings, executor):
-    profile = measure_profile(settings, executor, STORIES, 0, FULL)
+    profile = measure_profile(settings, executor, STORIES, FULL)
     prompts, decodes = sizes(profile)
     assert prompts == [1, 4, 16, 32, 64, 128, 256, 512]
     assert decodes == [(n, c) for n in (1, 2, 4, 8) for c in (32, 128, 512)]
@@ -99,18 +93,18 @@ def test_a_full_profile_covers_what_fits(settings, executor):
         ("host", "out"),
         ("host", "in"),
     }
-    assert profile.block_bytes == executor.models[0].space.block_bytes
+    assert profile.block_bytes == executor.models[STORIES].space.block_bytes
     assert profile.copy_s("host", "out", profile.block_bytes) < 1.0
 
 
 def test_more_tokens_take_longer(settings, executor):
-    profile = measure_profile(settings, executor, STORIES, 0, FULL)
+    profile = measure_profile(settings, executor, STORIES, FULL)
     assert profile.prefill_s(512) > 4 * profile.prefill_s(16)
     assert profile.min_iteration_s < profile.prefill_s(512)
 
 
 def test_workers_forget_what_they_were_profiled_with(settings, executor):
-    measure_profile(settings, executor, STORIES, 0, QUICK)
+    measure_profile(settings, executor, STORIES, QUICK)
     known = {new.key for output in executor.outputs for new in output.new_sequences}
     released = [key for output in executor.outputs for key in output.released]
     assert known <= set(released)
@@ -119,20 +113,22 @@ def test_workers_forget_what_they_were_profiled_with(settings, executor):
 
 
 def test_blocks_that_are_written_belong_to_one_sequence(settings, executor):
-    measure_profile(settings, executor, STORIES, 0, FULL)
+    measure_profile(settings, executor, STORIES, FULL)
     for output in executor.outputs:
         last_blocks = [new.block_ids[-1] for new in output.new_sequences]
         assert len(set(last_blocks)) == len(last_blocks)
         for new in output.new_sequences:
             assert len(set(new.block_ids)) == len(new.block_ids)
-            assert set(new.block_ids) <= set(range(executor.memory.max_num_blocks(0)))
+            assert set(new.block_ids) <= set(range(executor.memory.max_num_blocks(STORIES)))
 
 
 def test_a_slow_link_is_measured_as_slow_and_soon(settings):
     parking = ParkingSettings(host_bytes=2**20, max_bytes_per_s=4 * 2**20, delay_s=0.01)
     executor = loaded(replace(settings.worker, parking=parking))
     begin_s = time.perf_counter()
-    copies = measure_copies(executor, 0, executor.memory.max_num_blocks(0), QUICK.copies)
+    copies = measure_copies(
+        executor, STORIES, executor.memory.max_num_blocks(STORIES), QUICK.copies
+    )
     assert time.perf_counter() - begin_s < 5.0
     for copy in copies:
         assert copy.bytes_per_s == pytest.approx(4 * 2**20, rel=0.5)
@@ -145,8 +141,8 @@ def test_little_memory_is_enough(settings, num_blocks):
     block_bytes = 2**20 // 50
     worker = replace(settings.worker, kv_cache_bytes=num_blocks * block_bytes + block_bytes // 2)
     executor = loaded(worker)
-    profile = measure_profile(settings, executor, STORIES, 0, QUICK)
-    num_blocks = executor.memory.max_num_blocks(0)
+    profile = measure_profile(settings, executor, STORIES, QUICK)
+    assert executor.memory.max_num_blocks(STORIES) == num_blocks
     assert profile.prefill[-1][0] == num_blocks * settings.worker.block_size
     executor.close()
 
@@ -181,55 +177,56 @@ def test_each_model_of_a_group_has_a_profile_of_its_own(stories_path, tmp_path):
 def test_times_are_measured_only_if_something_needs_them(settings):
     plain = replace(settings, scheduler=replace(MLFQ, policy=PolicyConfig()))
     plain = replace(plain, worker=replace(plain.worker, parking=ParkingSettings()))
-    executor = loaded(plain)
+    executor = WatchedExecutor(plain.worker)
+    load_weights(executor, STORIES)
     assert find_profile(plain, executor, STORIES) is None
     assert not executor.outputs
     assert find_profile(plain, executor, STORIES, is_needed=True) is not None
     executor.close()
 
-        find_profile(naming(settings, tmp_path / "absent.json"), executor, 0)
+
 def test_the_next_start_finds_what_was_measured(settings, executor):
-    first = find_profile(settings, executor, 0)
+    first = find_profile(settings, executor, STORIES)
     (path,) = (settings.worker.cache_dir / "profiles").iterdir()
     num_outputs = len(executor.outputs)
-    assert find_profile(settings, executor, 0) == first == read_profile(path)
+    assert find_profile(settings, executor, STORIES) == first == read_profile(path)
     assert len(executor.outputs) == num_outputs
 
 
 def test_another_group_is_measured_anew(settings, executor):
-    find_profile(settings, executor, 0)
-    find_profile(replace(settings, scheduler=replace(MLFQ, max_num_seqs=4)), executor, 0)
+    find_profile(settings, executor, STORIES)
+    find_profile(replace(settings, scheduler=replace(MLFQ, max_num_seqs=4)), executor, STORIES)
     assert len(list((settings.worker.cache_dir / "profiles").iterdir())) == 2
 
 
 def test_a_damaged_file_in_the_cache_is_measured_again(settings, executor):
-    find_profile(settings, executor, 0)
+    find_profile(settings, executor, STORIES)
     (path,) = (settings.worker.cache_dir / "profiles").iterdir()
     path.write_text("{")
-    assert find_profile(settings, executor, 0) == read_profile(path)
+    assert find_profile(settings, executor, STORIES) == read_profile(path)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(settings, executor):
     (settings.worker.cache_dir / "profiles").write_text("in the way")
-    assert find_profile(settings, executor, 0) is not None
+    assert find_profile(settings, executor, STORIES) is not None
 
 
 def test_the_file_that_is_named_is_taken(settings, executor, tmp_path, caplog):
     path = tmp_path / "given.json"
     write_profile(Profile.flat(0.01, 0.001), path)
-    assert find_profile(naming(settings, path), executor, 0) == Profile.flat(0.01, 0.001)
+    assert find_profile(naming(settings, path), executor, STORIES) == Profile.flat(0.01, 0.001)
     path.write_text("[]")
     with pytest.raises(ConfigError, match=r"given\.json: version is None"):
-        find_profile(naming(settings, path), executor, 0)
+        find_profile(naming(settings, path), executor, STORIES)
     with pytest.raises(ConfigError, match=r"absent\.json"):
-        find_profile(replace(settings, profile=tmp_path / "absent.json"), executor)
+        find_profile(naming(settings, tmp_path / "absent.json"), executor, STORIES)
 
 
 def test_a_profile_of_something_else_is_remarked_on(settings, executor, tmp_path, caplog):
     path = tmp_path / "given.json"
-    profile = find_profile(settings, executor, 0)
+    profile = find_profile(settings, executor, STORIES)
     write_profile(replace(profile, subject=replace(profile.subject, dtype="bfloat16")), path)
-    find_profile(naming(settings, path), executor, 0)
+    find_profile(naming(settings, path), executor, STORIES)
     assert "measured with another dtype" in caplog.text
 
 

@@ -115,7 +115,7 @@ def test_blocks_that_the_disk_has_changed_are_computed_again(
     stories_path: Path, alone: dict[str, list[int]]
 ) -> None:
     built = stories(stories_path, ParkingSettings(disk_bytes=64 * MIB))
-    disk = built.engine._executor._worker._tiers[Tier.DISK]  # type: ignore[attr-defined]
+    disk = built.engine._executor._worker._models[0]._tiers[Tier.DISK]  # type: ignore[attr-defined]
     wanted = [short(request) for request in requests(built, STORIES_PROMPTS[:NUM_PROMPTS])]
     # Not through O_DIRECT, which asks for aligned memory.
     with open(f"/proc/self/fd/{disk.fileno}", "r+b", buffering=0) as file:

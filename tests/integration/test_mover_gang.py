@@ -8,12 +8,18 @@ import pytest
 
 from fabric.core.errors import GroupError
 from fabric.engine.build import BuiltEngine, build_engine
-from fabric.engine.executor import LoadedExecutor, LocalExecutor
+from fabric.engine.executor import ReadyExecutor
 from fabric.engine.offline import generate
 from fabric.engine.settings import EngineSettings, ParkingSettings
 from fabric.engine.shard_host import ProcessShardHost, start_gang
-from fabric.engine.worker import Worker
-from fabric.kv.transfer import BlockOrders, Direction, Tier, Transfer, TransferResult
+from fabric.kv.transfer import (
+    BlockOrders,
+    Direction,
+    Tier,
+    Transfer,
+    TransferResult,
+    WorkerOrders,
+)
 from tests.integration.gang_world import (
     PROMPTS,
     Gang,
@@ -28,18 +34,7 @@ pytestmark = pytest.mark.dist
 
 NUM_PARKED = 100
 TIMEOUT_S = 20.0
-LAYOUTS = [Layout(1, 2), Layout(2, 1), Layout(1, 2, is_threads=True)]
-
-
-class WholeExecutor(LocalExecutor):
-    """A LocalExecutor that an engine can be built over."""
-
-    def __init__(self, settings: EngineSettings) -> None:
-        worker = Worker(settings.worker)
-        worker.allocate(worker.max_num_blocks)
-        super().__init__(worker)
-        self.card, self.defaults = worker.card, worker.defaults
-        self.num_blocks = worker.max_num_blocks
+LAYOUTS = [Layout(is_threads=True), Layout(1, 2), Layout(2, 1), Layout(1, 2, is_threads=True)]
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +65,21 @@ def expected(alone: BuiltEngine, prompts: list[list[int]]) -> list[list[list[int
     return tokens(generate(alone.engine, requests(prompts)))
 
 
-@pytest.fixture(scope="module", params=["local", *LAYOUTS], ids=str)
+@pytest.fixture(scope="module", params=LAYOUTS, ids=str)
 def gang(request: pytest.FixtureRequest, settings: EngineSettings) -> Iterator[Gang]:
-    if request.param == "local":
-        executor = WholeExecutor(settings)
-        started = Gang(settings, executor, executor.close)
-    else:
-        started = start(settings, request.param)
+    started = start(settings, request.param)
     yield started
     started.stop()
 
 
-def transfer(executor: LoadedExecutor, moved: Transfer) -> TransferResult:
-    executor.move(BlockOrders(transfers=(moved,)))
-    (result,) = executor.take_moved(TIMEOUT_S)
+def move(executor: ReadyExecutor, *orders: BlockOrders) -> None:
+    executor.move(WorkerOrders(blocks=orders))
+
+
+def transfer(executor: ReadyExecutor, moved: Transfer) -> TransferResult:
+    move(executor, BlockOrders(transfers=(moved,)))
+    (result,) = executor.take_finished(TIMEOUT_S)
+    assert isinstance(result, TransferResult)
     return result
 
 
@@ -92,13 +88,14 @@ def test_blocks_that_were_away_hold_what_they_held(
     gang: Gang, prompts: list[list[int]], expected: list[list[list[int]]], tier: Tier
 ) -> None:
     built, executor = gang.engine(), gang.executor
+    (model,) = executor.models
     assert tokens(generate(built.engine, requests(prompts))) == expected
-    assert executor.space.num_slots(tier) >= NUM_PARKED
+    assert model.space.num_slots(tier) >= NUM_PARKED
     pairs = tuple((block, NUM_PARKED - 1 - block) for block in range(NUM_PARKED))
     out = transfer(executor, Transfer(1_000_001, Direction.OUT, tier, pairs))
     assert (out.number, out.error) == (1_000_001, "")
-    assert out.num_bytes == NUM_PARKED * executor.space.block_bytes
-    executor.move(BlockOrders(poisoned=tuple(range(NUM_PARKED))))
+    assert out.num_bytes == NUM_PARKED * model.space.block_bytes
+    move(executor, BlockOrders(poisoned=tuple(range(NUM_PARKED))))
     back = transfer(executor, Transfer(1_000_002, Direction.IN, tier, pairs))
     assert (back.number, back.error) == (1_000_002, "")
     again = generate(built.engine, requests(prompts))
@@ -110,7 +107,7 @@ def test_a_slot_that_was_never_written_fails_and_the_gang_goes_on(
     gang: Gang, prompts: list[list[int]], expected: list[list[list[int]]]
 ) -> None:
     # The profile that engines measure at their start uses the first slots.
-    slot = gang.executor.space.num_disk_slots - 1
+    slot = gang.executor.models[0].space.num_disk_slots - 1
     result = transfer(gang.executor, Transfer(1_000_003, Direction.IN, Tier.DISK, ((0, slot),)))
     assert result.error.endswith(f"slot {slot} for block 0 is not what was stored")
     built = gang.engine()
@@ -124,6 +121,6 @@ def test_a_lost_worker_is_raised_to_who_waits_for_transfers(settings: EngineSett
     try:
         host.stop()
         with pytest.raises(GroupError):
-            executor.take_moved(TIMEOUT_S)
+            executor.take_finished(TIMEOUT_S)
     finally:
         executor.close()
