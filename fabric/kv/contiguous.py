@@ -37,6 +37,11 @@ class ContiguousKVManager(KVCacheManager):
         num_taken = self.num_blocks - self._buddy.num_free
         return self.account.num_slabs * slab_bytes - num_taken * block_bytes
 
+    @property
+    def num_used_blocks(self) -> int:
+        """Blocks in runs, whether or not they are filled."""
+        return self.num_blocks - self.num_free_blocks
+
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks of a run that holds this many tokens."""
         return 1 << (super().num_blocks_for(num_tokens) - 1).bit_length()

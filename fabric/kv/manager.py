@@ -76,6 +76,11 @@ class KVCacheManager:
         return self._pool.num_free
 
     @property
+    def num_used_blocks(self) -> int:
+        """Blocks that sequences hold, or copies under way."""
+        return self._pool.num_used
+
+    @property
     def num_cached_blocks(self) -> int:
         """Blocks that a new sequence with the same prefix could share."""
         return self._pool.num_cached

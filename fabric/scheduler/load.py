@@ -29,8 +29,8 @@ def report_load(
 ) -> LoadReport:
     """The load; a request with any running sequence counts as running.
 
-    Blocks of several models, which differ in size, are added up all the same; what they take of
-    the device is told in slabs.
+    Each model's blocks count as if it had the device for itself; what models take of it together
+    is told in slabs.
     """
     lanes = pool.lanes
     managers = [lane.kv for lane in lanes]
@@ -39,7 +39,7 @@ def report_load(
     report = LoadReport(
         num_running=len(running),
         num_waiting=len(pool.requests) - len(running) - len(swapped),
-        num_free_blocks=sum(kv.num_free_blocks for kv in managers),
+        num_free_blocks=sum(kv.num_blocks - kv.num_used_blocks for kv in managers),
         num_blocks=sum(kv.num_blocks for kv in managers),
         num_cached_blocks=sum(kv.num_cached_blocks for kv in managers),
         num_steps=totals.num_steps,
