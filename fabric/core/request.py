@@ -39,7 +39,7 @@ class GenerationRequest:
     ``timeout_s`` is what was left of the client's deadline when the request was handed over, so
     that no two clocks are compared. ``priority``: lower runs first. Requests with different
     ``cache_salt`` never share prefix-cache blocks. ``expected_tokens`` is the client's guess at
-    the length of the output; it changes the order of service only.
+    the length of the output, for where and when the request is served.
     """
 
     request_id: str
