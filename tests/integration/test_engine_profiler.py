@@ -11,7 +11,7 @@ from fabric.cli import main
 from fabric.core.errors import ConfigError
 from fabric.core.profile import Profile
 from fabric.core.weights import WeightMove
-from fabric.engine.build import build_engine
+from fabric.engine.build import build_engine, open_local
 from fabric.engine.copy_timer import measure_copies
 from fabric.engine.local_executor import LocalExecutor
 from fabric.engine.offline import generate
