@@ -16,6 +16,7 @@ take alone: in iterations, without a model, and in seconds.
 import argparse
 import json
 import statistics
+from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -47,7 +48,8 @@ def expected_ratio(lengths: Lengths, batch: int) -> float:
     """E[max of ``batch`` outputs] / E[output], the outputs drawn from those given."""
     outputs = sorted(output for _, output in lengths)
     size = len(outputs)
-    biggest = sum(o * ((i + 1) ** batch - i**batch) / size**batch for i, o in enumerate(outputs))
+    shares = [((i + 1) ** batch - i**batch) / size**batch for i in range(size)]
+    biggest: float = sum(o * share for o, share in zip(outputs, shares, strict=True))
     return biggest / statistics.fmean(outputs)
 
 
@@ -75,16 +77,16 @@ def steps_per_token(policy: str, lengths: Lengths, batch: int) -> float:
 
 def seconds_per_token(policy: str, lengths: Lengths, batch: int) -> float:
     """Seconds for each output token of the real engine, while requests wait."""
-    engine = engine_for(policy, batch)
-    for request in make_requests(lengths):
-        engine.add(request)
-    clock, num_tokens, num_left = MonotonicClock(), 0, len(lengths)
-    start_s = clock.now()
-    while num_left:
-        for delta in (delta for output in engine.step() for delta in output.deltas):
-            num_tokens += len(delta.token_ids)
-            num_left -= delta.first_token == 0
-    return (clock.now() - start_s) / num_tokens
+    with closing(engine_for(policy, batch)) as engine:
+        for request in make_requests(lengths):
+            engine.add(request)
+        clock, num_tokens, num_left = MonotonicClock(), 0, len(lengths)
+        start_s = clock.now()
+        while num_left:
+            for delta in (delta for output in engine.step() for delta in output.deltas):
+                num_tokens += len(delta.token_ids)
+                num_left -= delta.first_token == 0
+        return (clock.now() - start_s) / num_tokens
 
 
 def engine_for(policy: str, batch: int, clock: Clock | None = None) -> Engine:
@@ -95,19 +97,19 @@ def engine_for(policy: str, batch: int, clock: Clock | None = None) -> Engine:
 
 def short_times_s(policy: str, is_accompanied: bool) -> list[float]:
     """Seconds that each of some short requests takes, one after the other."""
-    engine, clock = engine_for(policy, 2), MonotonicClock()
+    clock, times_s = MonotonicClock(), list[float]()
     (short,), (long,) = make_requests([SHORT]), make_requests([LONG])
     short = replace(short, request_id="short")
-    times_s = list[float]()
-    while len(times_s) < NUM_SHORT[policy]:
-        if is_accompanied and not engine.has_work:
-            engine.add(long)
-            engine.step()
-        start_s = clock.now()
-        engine.add(short)
-        while not any(o.is_last and o.request_id == "short" for o in engine.step()):
-            pass
-        times_s.append(clock.now() - start_s)
+    with closing(engine_for(policy, 2)) as engine:
+        while len(times_s) < NUM_SHORT[policy]:
+            if is_accompanied and not engine.has_work:
+                engine.add(long)
+                engine.step()
+            start_s = clock.now()
+            engine.add(short)
+            while not any(o.is_last and o.request_id == "short" for o in engine.step()):
+                pass
+            times_s.append(clock.now() - start_s)
     return times_s
 
 

@@ -10,23 +10,29 @@ from lengths import DATA, Lengths
 from fabric.core.clock import Clock, MonotonicClock, VirtualClock
 from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
+from fabric.engine.build import open_local
 from fabric.engine.engine import Engine
-from fabric.engine.executor import ExecutorCosts, LocalExecutor
-from fabric.engine.settings import WorkerSettings
+from fabric.engine.executor import ExecutorCosts, Finished
+from fabric.engine.preparation import load_weights
+from fabric.engine.settings import ModelSettings, WorkerSettings
 from fabric.engine.text_output import TextOutput
-from fabric.engine.worker import Worker
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.contiguous import ContiguousKVManager
 from fabric.kv.manager import KVCacheManager
-from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
+from fabric.kv.transfer import WorkerOrders
 from fabric.models.tokenizer import Tokenizer
 from fabric.scheduler.baselines import RequestLevel
+from fabric.scheduler.lane import ScheduledModel
 from fabric.scheduler.output import SampledTokens, SchedulerOutput, StepResult
 from fabric.scheduler.policy import FCFS, Policy
 from fabric.scheduler.reservations import ReserveMax, ReserveOracle, ReservePow2
-from fabric.scheduler.scheduler import Scheduler, SchedulerConfig
+from fabric.scheduler.scheduler import Scheduler
+from fabric.scheduler.settings import SchedulerConfig
 
 STORIES = DATA / "models/stories260K"
+# Layers, keys and values, KV heads, head size, bytes of a number in float32.
+STORIES_TOKEN_BYTES = 5 * 2 * 4 * 8 * 4
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ def make_scheduler(
         max_num_waiting=10**6,
         max_model_len=memory.max_model_len,
     )
-    return Scheduler(config, kv, frozenset(), contender.policy(memory))
+    model = ScheduledModel(MODEL, kv, frozenset(), memory.max_model_len)
+    return Scheduler(config, (model,), contender.policy(memory))
 
 
 def make_requests(lengths: Lengths, vocab_size: int = 512) -> Iterator[GenerationRequest]:
@@ -84,7 +91,7 @@ def make_requests(lengths: Lengths, vocab_size: int = 512) -> Iterator[Generatio
         first = 3 + number % (vocab_size - 3)
         prompt = tuple(3 + (first + i) % (vocab_size - 3) for i in range(num_prompt))
         sampling = SamplingParams(max_tokens=num_output, temperature=0.0, ignore_eos=True)
-        yield GenerationRequest(str(number), "model", prompt, sampling)
+        yield GenerationRequest(str(number), MODEL, prompt, sampling)
 
 
 def answer(output: SchedulerOutput) -> StepResult:
@@ -105,7 +112,6 @@ class StubExecutor:
     num_batches = 1
     failure = None
     costs = ExecutorCosts()
-    space = ParkingSpace()
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
@@ -118,10 +124,10 @@ class StubExecutor:
     def collect(self) -> StepResult:
         return self._results.popleft()
 
-    def move(self, orders: BlockOrders) -> None:
+    def move(self, orders: WorkerOrders) -> None:
         assert not orders
 
-    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
+    def take_finished(self, timeout_s: float = 0.0) -> list[Finished]:
         return []
 
     def close(self) -> None:
@@ -132,18 +138,22 @@ def make_engine(
     scheduler: Scheduler, memory: Memory, num_threads: int = 1, clock: Clock | None = None
 ) -> Engine:
     """An engine of stories260K in float32, in this process; on a virtual clock, without it."""
-    texts = TextOutput(Tokenizer.load(STORIES))
+    texts = TextOutput({MODEL: Tokenizer.load(STORIES)})
     if isinstance(clock, VirtualClock):
         return Engine(scheduler, StubExecutor(clock), texts, clock)
-    settings = WorkerSettings(
-        model="model",
+    model = ModelSettings(
+        model=MODEL,
         source=str(STORIES),
-        cache_dir=Path(),
         dtype="float32",
         max_model_len=memory.max_model_len,
+    )
+    settings = WorkerSettings(
+        models=(model,),
+        cache_dir=Path(),
+        kv_cache_bytes=memory.num_slots * STORIES_TOKEN_BYTES,
         block_size=memory.block_size,
         num_threads=num_threads,
     )
-    worker = Worker(settings)
-    worker.allocate(memory.num_slots // memory.block_size)
-    return Engine(scheduler, LocalExecutor(worker), texts, clock or MonotonicClock())
+    executor = open_local(settings)
+    load_weights(executor, 0)
+    return Engine(scheduler, executor, texts, clock or MonotonicClock())

@@ -20,10 +20,12 @@ from machine import describe_machine
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
+from fabric.engine.executor import HostedModel
 from fabric.engine.gang import GangExecutor, GangSettings
-from fabric.engine.settings import WorkerSettings
-from fabric.engine.shard_frames import Loaded, Ran, Run, ShardLink
+from fabric.engine.settings import ModelSettings, WorkerSettings
+from fabric.engine.shard_frames import Opened, Ran, Run, ShardLink
 from fabric.engine.shard_worker import ShardSettings, join_driver
+from fabric.kv.transfer import ParkingSpace
 from fabric.parallel.mesh import Device, Mesh
 from fabric.scheduler.output import SampledTokens, ScheduledSequence, SchedulerOutput, StepResult
 
@@ -38,7 +40,9 @@ def answer(settings: ShardSettings) -> None:
     with socket.create_connection(settings.driver) as connection:
         link = ShardLink(connection)
         join_driver(link, settings)
-        link.send(Loaded(1, ModelCard("model", "", 1, 1, "float32", ""), GenerationDefaults()))
+        card = ModelCard("model", "", 1, 1, "float32", "")
+        model = HostedModel(card, GenerationDefaults(), 1, 1, 1, ParkingSpace())
+        link.send(Opened((model,)))
         link.receive()
         while True:
             try:
@@ -52,10 +56,10 @@ def answer(settings: ShardSettings) -> None:
 
 
 def start_workers(num_workers: int, stack: ExitStack) -> GangExecutor:
-    gang = GangExecutor(GangSettings(1, SECRET, num_workers, 1, 0))
+    worker = WorkerSettings(models=(ModelSettings(model="model", source=""),), cache_dir=Path())
+    gang = GangExecutor(GangSettings(worker, 1, SECRET, num_workers, 1, 0))
     parallel = ParallelConfig(tensor=num_workers)
     mesh = Mesh(parallel, tuple(Device("localhost", i) for i in range(num_workers)))
-    worker = WorkerSettings(model="model", source="", cache_dir=Path())
     for rank in range(num_workers):
         settings = ShardSettings(
             worker, mesh, rank, 1, SECRET, gang.address, gang.rendezvous_address

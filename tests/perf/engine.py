@@ -22,7 +22,7 @@ from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
 from fabric.engine.offline import generate
-from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
 from fabric.models.loader import load_model
 from fabric.models.progress import NoProgress
 from fabric.models.sources import default_cache_dir, resolve_source
@@ -103,14 +103,10 @@ def measure_round(subject: Subject, rng: random.Random, vocab_size: int) -> dict
 
 def subjects(options: argparse.Namespace) -> tuple[dict[str, Subject], int]:
     cache_dir = default_cache_dir()
-    worker = WorkerSettings(
-        model="model",
-        source=options.source,
-        cache_dir=cache_dir,
-        dtype=options.dtype,
-        max_model_len=1024,
-        num_threads=options.threads,
+    model = ModelSettings(
+        model="model", source=options.source, dtype=options.dtype, max_model_len=1024
     )
+    worker = WorkerSettings(models=(model,), cache_dir=cache_dir, num_threads=options.threads)
     scheduler = SchedulerConfig(max_num_seqs=BATCH, max_num_batched_tokens=options.chunk)
     built = build_engine(EngineSettings(worker=worker, scheduler=scheduler, prefix_cache=False))
     chosen: dict[str, Subject] = {"fabric": OurEngine(built)}

@@ -23,6 +23,7 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,9 +166,9 @@ def run_at(name: str, rate_per_s: float, lengths: Lengths, seed: int, clock: Clo
     """Mean seconds per token of a contender if requests arrive at this rate."""
     contender = CONTENDERS[name]
     scheduler = make_scheduler(contender, POOL, contender.kv(POOL), NO_LIMIT)
-    engine = make_engine(scheduler, POOL, clock=clock)
     arrivals_s = poisson_arrivals(len(lengths), rate_per_s, seed)
-    return mean_s_per_token(serve(engine, list(make_requests(lengths)), arrivals_s, clock))
+    with closing(make_engine(scheduler, POOL, clock=clock)) as engine:
+        return mean_s_per_token(serve(engine, list(make_requests(lengths)), arrivals_s, clock))
 
 
 def find_rates(names: Sequence[str], seed: int, clock: Clock) -> dict[str, float]:
@@ -211,9 +212,8 @@ def print_bars(counted: dict[str, dict[str, dict[str, float]]], rates: dict[str,
         is_met = value >= MIN_CONCURRENCY
         print(f"BAR concurrency_by_max_{name} {value:.2f} {MIN_CONCURRENCY} {verdict(is_met)}")
     for kind in RATED:
-        value = rates.get(f"{kind}_paged_by_oracle")
-        if value is not None:
-            print(f"BAR rate_by_oracle_{kind} {value:.2f} {MIN_RATE} {verdict(value >= MIN_RATE)}")
+        if (rate := rates.get(f"{kind}_paged_by_oracle")) is not None:
+            print(f"BAR rate_by_oracle_{kind} {rate:.2f} {MIN_RATE} {verdict(rate >= MIN_RATE)}")
 
 
 def print_counted(counted: dict[str, dict[str, dict[str, float]]]) -> None:

@@ -30,10 +30,11 @@ from fabric.core.plan import ParallelConfig
 from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import BuiltEngine, build_engine
-from fabric.engine.executor import ExecutorCosts
+from fabric.engine.executor import ExecutorCosts, Finished
 from fabric.engine.gang import GangExecutor
-from fabric.engine.settings import EngineSettings, WorkerSettings
+from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
 from fabric.engine.shard_host import ProcessShardHost, start_gang
+from fabric.kv.transfer import WorkerOrders
 from fabric.scheduler.output import SchedulerOutput, StepResult
 from fabric.scheduler.settings import SchedulerConfig
 
@@ -62,7 +63,7 @@ class Driver:
     def __init__(self, gang: GangExecutor, num_batches: int) -> None:
         self._gang = gang
         self.num_batches = num_batches
-        self.card, self.defaults, self.num_blocks = gang.card, gang.defaults, gang.num_blocks
+        self.models, self.memory = gang.models, gang.memory
         self.failure = None
         self.steps: list[StepCost] = []
         self._submitted_s = 0.0
@@ -87,6 +88,12 @@ class Driver:
             )
         )
         return result
+
+    def move(self, orders: WorkerOrders) -> None:
+        self._gang.move(orders)
+
+    def take_finished(self, timeout_s: float = 0.0) -> list[Finished]:
+        return self._gang.take_finished(timeout_s)
 
     def close(self) -> None:
         self._gang.close()
@@ -156,10 +163,8 @@ class Bench:
         self._stack = stack
         batch = options.batch
         worker = WorkerSettings(
-            model="model",
-            source=str(folder),
+            models=(ModelSettings(model="model", source=str(folder), max_model_len=512),),
             cache_dir=folder,
-            max_model_len=512,
             kv_cache_bytes=256 * 2**20,
             num_threads=1,
         )

@@ -1,27 +1,33 @@
-"""Holds devices against profiles, and stands for them in simulations."""
+"""Holds devices against profiles, a model each, and stands for them in simulations."""
 
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from contenders import answer
 
 from fabric.core.clock import VirtualClock
 from fabric.core.profile import Profile
-from fabric.engine.executor import ExecutorCosts, LocalExecutor
+from fabric.engine.executor import ExecutorCosts, Finished
+from fabric.engine.local_executor import LocalExecutor
+from fabric.engine.preparation import load_weights
 from fabric.engine.settings import WorkerSettings
 from fabric.engine.worker import Worker
-from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult
+from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult, WorkerOrders
 from fabric.scheduler.output import SchedulerOutput, StepResult
 
 
 class TimedExecutor(LocalExecutor):
-    """A worker in this process; ``slowdown`` is what iterations took by what they should have."""
+    """A worker in this process that has all its models on the device, with a profile for each.
 
-    def __init__(self, settings: WorkerSettings, profile: Profile) -> None:
-        worker = Worker(settings)
-        worker.allocate(worker.max_num_blocks)
-        super().__init__(worker)
-        self._profile = profile
+    ``slowdown`` is what iterations took by what they should have.
+    """
+
+    def __init__(self, settings: WorkerSettings, profiles: Sequence[Profile]) -> None:
+        super().__init__(Worker(settings))
+        for number in range(len(self.models)):
+            load_weights(self, number)
+        self._profiles = profiles
         self._took_s = 0.0
         self._expected_s = 0.0
 
@@ -33,11 +39,15 @@ class TimedExecutor(LocalExecutor):
         start_s = time.perf_counter()
         super().submit(output)
         self._took_s += time.perf_counter() - start_s
-        self._expected_s += iteration_s(self._profile, output)
+        self._expected_s += iteration_s(self._profiles[output.model], output)
 
 
 class ProfiledExecutor:
-    """Answers without a model; iterations, and copies beside them, take the profile's times."""
+    """Answers without models; iterations, and copies beside them, take the profiles' times.
+
+    ``profiles`` and ``spaces`` are the models', in their order; one link carries all copies, one
+    after the other.
+    """
 
     num_batches = 1
     failure = None
@@ -46,47 +56,53 @@ class ProfiledExecutor:
 
     def __init__(
         self,
-        profile: Profile,
+        profiles: Sequence[Profile],
         clock: VirtualClock,
-        space: ParkingSpace,
+        spaces: Sequence[ParkingSpace],
         max_bytes_per_s: float | None = None,
     ) -> None:
-        self.space = space
-        self._profile = profile
+        self._profiles = profiles
+        self._spaces = spaces
         self._clock = clock
         self._max_bytes_per_s = max_bytes_per_s
         self._results: deque[StepResult] = deque()
         self._moving: deque[tuple[float, TransferResult]] = deque()
 
     def submit(self, output: SchedulerOutput) -> None:
-        self._clock.advance(iteration_s(self._profile, output))
+        self._clock.advance(iteration_s(self._profiles[output.model], output))
         self._results.append(answer(output))
 
     def collect(self) -> StepResult:
         return self._results.popleft()
 
-    def move(self, orders: BlockOrders) -> None:
+    def move(self, orders: WorkerOrders) -> None:
+        assert not orders.weights, "profiles don't say how long weights take"
+        for blocks in orders.blocks:
+            self._copy(blocks)
+
+    def take_finished(self, timeout_s: float = 0.0) -> list[Finished]:
+        if timeout_s and self._moving:
+            wait_s = min(timeout_s, self._moving[0][0] - self._clock.now())
+            self._clock.advance(max(0.0, wait_s))
+        finished = list[Finished]()
+        while self._moving and self._moving[0][0] <= self._clock.now():
+            finished.append(self._moving.popleft()[1])
+        return finished
+
+    def close(self) -> None:
+        pass
+
+    def _copy(self, orders: BlockOrders) -> None:
         now_s = self._clock.now()
+        profile, block_bytes = self._profiles[orders.model], self._spaces[orders.model].block_bytes
         for transfer in orders.transfers:
-            num_bytes = len(transfer.pairs) * self.space.block_bytes
-            copy_s = self._profile.copy_s(transfer.tier, transfer.direction, num_bytes)
+            num_bytes = len(transfer.pairs) * block_bytes
+            copy_s = profile.copy_s(transfer.tier, transfer.direction, num_bytes)
             if self._max_bytes_per_s is not None:
                 copy_s = max(copy_s, num_bytes / self._max_bytes_per_s)
             start_s = max(now_s, self._moving[-1][0]) if self._moving else now_s
             result = TransferResult(transfer.number, "", num_bytes, start_s - now_s, copy_s)
             self._moving.append((start_s + copy_s, result))
-
-    def take_moved(self, timeout_s: float = 0.0) -> list[TransferResult]:
-        if timeout_s and self._moving:
-            wait_s = min(timeout_s, self._moving[0][0] - self._clock.now())
-            self._clock.advance(max(0.0, wait_s))
-        moved = []
-        while self._moving and self._moving[0][0] <= self._clock.now():
-            moved.append(self._moving.popleft()[1])
-        return moved
-
-    def close(self) -> None:
-        pass
 
 
 def iteration_s(profile: Profile, output: SchedulerOutput) -> float:

@@ -6,9 +6,9 @@ Each prints the port that it listens on, and ends when its standard input does.
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -25,6 +25,7 @@ from fabric.core.request import (
     Usage,
 )
 from fabric.core.sampling import GenerationDefaults, RequestLimits
+from fabric.engine.group_engine import GroupEngine
 from fabric.engine.link_server import LinkServer, LinkSettings
 from fabric.router.connection import GroupAddress
 from fabric.router.server import RouterServer, RouterSettings
@@ -108,7 +109,8 @@ class BareServicer(inference_pb2_grpc.InferenceServiceServicer):
         yield pb.GenerateStreamResponse(started=started)
         last = spec.stopping.max_tokens - 1
         for position in range(last + 1):
-            reason = pb.FINISH_REASON_LENGTH if position == last else 0
+            is_last = position == last
+            reason = pb.FINISH_REASON_LENGTH if is_last else pb.FINISH_REASON_UNSPECIFIED
             ids = (100 + position % 1000,)
             delta = pb.SequenceDelta(
                 first_token=position, token_ids=ids, text=TEXT, finish_reason=reason
@@ -129,7 +131,8 @@ async def serve_bare() -> None:
 
 async def serve_source() -> None:
     source = TokenSource()
-    link = LinkServer(source, LinkSettings("source", 1, SECRET))
+    # Nobody asks it to explain itself, or to change anything.
+    link = LinkServer(cast(GroupEngine, source), LinkSettings("source", 1, SECRET))
     _, port = await link.start()
     stepping = asyncio.create_task(source.step_forever(link))
     await _announce(port)
@@ -160,7 +163,7 @@ def main() -> None:
     parser.add_argument("role", choices=("bare", "source", "router"))
     parser.add_argument("--source-port", type=int, default=0)
     arguments = parser.parse_args()
-    roles = {
+    roles: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
         "bare": serve_bare,
         "source": serve_source,
         "router": lambda: serve_router(arguments.source_port),

