@@ -251,6 +251,15 @@ def test_who_asks_does_not_wait_for_the_pause_to_end():
     assert world.plan() == [(FETCH, 0)]
 
 
+def test_a_wish_that_fails_is_not_tried_again():
+    world = World([MODEL])
+    world.residency.ask(0, WeightState.RESIDENT, None, world.now)
+    world.plan()
+    world.work(error="no such file")
+    world.now += 100.0
+    assert world.plan() == []
+
+
 def test_a_load_that_fails_after_its_first_layers_takes_the_model_off_the_device():
     world = World([MODEL], host_bytes=0)
     world.want(0)

@@ -46,6 +46,18 @@ def test_the_cheapest_to_bring_back_gives_way_first():
     assert world.plan() == [(EVICT, 0), (LOAD, 2)]
 
 
+def test_a_model_that_would_have_to_be_fetched_again_costs_more():
+    direct = replace(MODEL, host_bytes=4000 * MB)
+    world = World([MODEL, MODEL, direct], host_bytes=400 * MB)
+    for number in (0, 1):
+        world.want(number)
+        world.settle()
+    arrivals(world, m0=1, m1=1)
+    assert world.in_host == {1}
+    world.want(2)
+    assert world.plan() == [(EVICT, 1), (LOAD, 2)]
+
+
 def test_old_arrivals_count_less_than_recent_ones():
     world = crowd(HOST, HOST, HOST)
     arrivals(world, m0=5)
@@ -113,6 +125,28 @@ def test_a_model_that_is_being_cleared_stays_so_when_ranks_change():
     world.want(0, 1, on_device=[0])
     world.plan()
     assert world.accesses() == "ca"
+
+
+def test_who_is_cleared_does_not_change_with_the_costs():
+    world = crowd(HOST, HOST, HOST)
+    world.now += 10.0
+    world.want(2, 0, 1, on_device=[0, 1])
+    world.plan()
+    assert world.accesses() == "coa"
+    arrivals(world, m0=5)
+    world.plan()
+    assert world.accesses() == "coa"
+
+
+def test_memory_goes_to_whom_it_was_gathered_for_although_someone_more_urgent_has_come():
+    world = crowd(HOST, HOST, HOST, num_slabs=8)
+    world.now += 10.0
+    world.want(1, 0, on_device=[0])
+    world.plan()
+    world.residency.ask(2, WeightState.RESIDENT, None, world.now)
+    world.plan()
+    world.want(1, 0)
+    assert world.plan() == [(EVICT, 0), (LOAD, 1)]
 
 
 def test_slabs_that_become_free_while_a_model_is_cleared_go_to_nobody_else():
@@ -188,16 +222,32 @@ def test_pinned_models_admit_nobody_until_the_overdue_fit_beside_their_kv():
 
 
 def test_nobody_overtakes_the_overdue_to_the_device():
-    small = replace(HOST, num_slabs=1)
-    world = World([PINNED, HOST, small], num_slabs=10)
-    world.settle()
-    world.kv[0].use(4)
-    world.want(0, 1, on_device=[0])
-    world.plan()
-    world.now += 32.0
-    world.want(2, 0, 1, on_device=[0])
-    world.plan()
+    world = crowd(HOST, replace(HOST, num_slabs=8), replace(HOST, num_slabs=1))
+    world.residency.ask(2, WeightState.HOST, None, world.now)
+    for seconds in (0.0, 31.0):
+        world.now += seconds
+        world.residency.ask(0, WeightState.RESIDENT, None, world.now)
+        world.want(1)
+        world.plan()
     assert world.states() == "rhh"
+    world.now += 1.0
+    world.want(2, 1)
+    assert world.plan() == []
+    world.now += 4.0
+    assert world.plan() == [(EVICT, 0), (LOAD, 1)]
+
+
+def test_nobody_overtakes_the_overdue_to_host_memory():
+    large = replace(MODEL, host_bytes=800 * MB)
+    world = World([PINNED, HOST, large, MODEL], host_bytes=800 * MB)
+    world.settle()
+    world.kv[0].use(5)
+    world.want(2, 0, 1, on_device=[0])
+    assert world.plan() == []
+    world.now += 32.0
+    world.want(3, 2, 0, 1, on_device=[0])
+    assert world.plan() == []
+    assert world.states() == "rhcc"
 
 
 def test_a_smaller_model_may_overtake_one_that_is_not_overdue():
