@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from fabric.config import FabricConfig
 from fabric.core.clock import Clock
 from fabric.core.errors import FabricError, FailedPrecondition, RequestError
+from fabric.core.plan import PlacementPlan
 from fabric.core.plan_steps import (
     PlanProgress,
     PlanStep,
@@ -15,6 +16,7 @@ from fabric.core.plan_steps import (
     plan_steps,
     target_plan,
 )
+from fabric.models.source_size import weights_on_disk
 from fabric.rpc.failures import failure_of
 from fabric.serve.applications import Applications
 from fabric.serve.directory import PlanNews
@@ -96,9 +98,10 @@ class PlanMove:
         """
         before = self._roster.plan_configs()
         try:
-            old = self._roster.placement()
-            target = target_plan(old, config.plan())
-            self._steps = plan_steps(old, config.plan(), self._roster.bytes_of_model)
+            old, new = self._roster.placement(), config.plan()
+            target = target_plan(old, new)
+            sizes = await self._bytes_of_models(new)
+            self._steps = plan_steps(old, new, sizes.get)
             for number in range(len(self._steps)):
                 self._tell(number, StepState.PLANNED)
             if not dry_run:
@@ -113,6 +116,16 @@ class PlanMove:
         finally:
             self._is_ended = True
             self._news.set()
+
+    async def _bytes_of_models(self, plan: PlacementPlan) -> dict[str, int]:
+        """What groups have told, or else what lies on disk."""
+        sizes = {}
+        for model, source in plan.sources:
+            told = self._roster.bytes_of_model(model)
+            size = told or await asyncio.to_thread(weights_on_disk, source)
+            if size is not None:
+                sizes[model] = size
+        return sizes
 
     async def _carry_out(
         self,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -169,6 +170,18 @@ async def test_a_dry_run_tells_bytes_and_moves_nothing(live: Live) -> None:
     assert (await world.groups(), set(world.running)) == (["g0"], {"g0"})
 
 
+async def test_the_bytes_of_a_model_that_no_group_knows_are_those_of_its_files(
+    live: Live, tmp_path: Path
+) -> None:
+    (tmp_path / "model-1.safetensors").write_bytes(bytes(700))
+    (tmp_path / "model-2.safetensors").write_bytes(bytes(50))
+    world = await live(("g0", "a"))
+    text = plan(("g1", "b"), ("g2", "c")).replace("/models/b", str(tmp_path))
+    news = await world.apply(text, dry_run=True)
+    assert [progress.num_bytes for progress in news.progress[:2]] == [750, 0]
+    assert "the size of c is not known yet" in news.progress[1].description
+
+
 @pytest.mark.parametrize(
     ("broken", "never", "words"),
     [
@@ -267,3 +280,23 @@ async def test_a_restarted_controller_without_routers_keeps_what_runs(
     world.has_router = False
     await restart(world)
     assert await world.groups() == ["g1"]
+
+
+async def test_groups_of_a_plan_that_a_restart_cuts_short_are_removed(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabric.serve.controller.LISTEN_S", 0.02)
+    world = await live(("g0", "a"), never={"g1"})
+    begun = await world.controller.apply_plan(plan(("g1", "b")), False, 5.0)
+    while "g1" not in world.running:
+        await asyncio.sleep(0)
+    world.never.clear()
+    await world.controller.stop()
+    await restart(world)
+    assert isinstance(begun, int)
+    news = await world.controller.watch_plan(begun, 0)
+    assert news.failure is not None
+    assert "restarted meanwhile" in news.failure.message
+    while world.deleted != ["g1"]:
+        await asyncio.sleep(0)
+    assert await world.groups() == ["g0"]
