@@ -1,5 +1,6 @@
 """A device's slabs in one run of memory, in which blocks of every model's size can lie."""
 
+import contextlib
 import mmap
 from collections.abc import Iterable, Sequence
 
@@ -9,8 +10,8 @@ from torch import Tensor
 from fabric.engine.device_blocks import BlockFormat
 from fabric.engine.memory_plan import PAGE_BYTES, STEP_BYTES
 
-# Below this, the system's large pages would take more than they save.
-_LARGE_BYTES = 64 * 2**20
+# The system's large pages. Smaller slabs would share them, and not give back all that is theirs.
+_LARGE_PAGE_BYTES = 2 * 2**20
 # As Linux has it on x86 and Arm; Python 3.11 has no name for it.
 _MAP_NORESERVE = 0x4000
 
@@ -31,6 +32,9 @@ class Arena:
             self._memory = torch.zeros(num_slabs * slab_bytes, dtype=torch.uint8, device=device)
             return
         self._pages = _reserve(num_slabs * slab_bytes)
+        if slab_bytes >= _LARGE_PAGE_BYTES:
+            with contextlib.suppress(OSError):  # the system has none
+                self._pages.madvise(mmap.MADV_HUGEPAGE)
         self._memory = torch.frombuffer(self._pages, dtype=torch.uint8)
 
     def view(self, block: BlockFormat) -> Tensor:
@@ -59,10 +63,7 @@ class Arena:
 def _reserve(num_bytes: int) -> mmap.mmap:
     # Private, since memory that could be shared is not given back page by page.
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    pages = mmap.mmap(-1, num_bytes, flags=flags)
-    if num_bytes >= _LARGE_BYTES:
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return pages
+    return mmap.mmap(-1, num_bytes, flags=flags)
 
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
