@@ -31,13 +31,15 @@ from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.engine.build import build_engine
 from fabric.engine.offline import generate
-from tests.e2e.live_fabric import PROMPTS, descendants
+from tests.e2e.live_fabric import PROMPTS as ALL_PROMPTS
+from tests.e2e.live_fabric import descendants
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
 COMMAND = [sys.executable, "-c", "import sys; from fabric.cli import main; sys.exit(main())"]
 DTYPES = {"a": "float32", "b": "bfloat16"}
-NUM_TOKENS = 100
+NUM_TOKENS = 300
+PROMPTS = ALL_PROMPTS[::4]
 RESTARTED_S = 60.0
 
 
@@ -171,7 +173,7 @@ class Load:
         self._tasks = [
             asyncio.create_task(self._stream(model, offset))
             for model in DTYPES
-            for offset in (0, 8)
+            for offset in (0, 2)
         ]
         return self
 
