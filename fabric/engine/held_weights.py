@@ -70,6 +70,7 @@ class HeldWeights:
         self._arriving: ArrivingWeights | None = None
         self._moving = threading.Lock()
         self._is_given_up = False
+        self._is_alone = place.parallel.num_devices == 1
 
     @property
     def config(self) -> ModelConfig:
@@ -215,10 +216,15 @@ class HeldWeights:
             if index == 1:
                 on_started()
 
-        if self._image is None:
+        if self._image is not None:
+            self._copies.copy(self._image, memory.view, on_group)
+        elif self._is_alone:
             self._copies.pack(memory.write, on_group)
         else:
-            self._copies.copy(self._image, memory.view, on_group)
+            # Files may turn out broken. Ranks that wait for each other in an iteration that has
+            # begun couldn't all be told, so none begins before all layers are there.
+            self._copies.pack(memory.write, lambda index: arriving.arrive())
+            on_started()
 
     def _keep_on(self) -> None:
         if self._is_given_up:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from fabric.core.errors import SourceError
 from fabric.core.plan import ParallelConfig
 from fabric.core.weights import WeightMove, WeightOrder
 from fabric.engine.arena import Arena
@@ -107,8 +108,17 @@ class Worker:
         self._weights = WeightMover([model.weights for model in self._models], on_finished)
 
     def execute(self, output: SchedulerOutput) -> StepResult:
-        """Run one iteration of a model that is there; only the last stage samples."""
-        return self._runners[output.model].execute(output)
+        """Run one iteration of a model that is there; only the last stage samples.
+
+        One whose weights turn out not to come is given up by a worker that is alone; ranks of a
+        gang can't do that, and don't begin before they are sure.
+        """
+        try:
+            return self._runners[output.model].execute(output)
+        except SourceError as error:
+            if self._place.parallel.num_devices > 1:
+                raise
+            return StepResult(output.step, (), error.message)
 
     def move(self, orders: WorkerOrders) -> None:
         """Free memory, begin moves and poison blocks; moves go on beside the next iterations."""

@@ -83,10 +83,14 @@ class SampledTokens:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What the workers sampled in one iteration; sequences with no samples are left out."""
+    """What the workers sampled in one iteration; sequences with no samples are left out.
+
+    After an ``error`` the iteration has computed nothing, and its sequences must begin anew.
+    """
 
     step: int
     sampled: tuple[SampledTokens, ...]
+    error: str = ""
 
 
 @dataclass(slots=True)

@@ -254,6 +254,10 @@ class Scheduler:
             sequence = self._pool.sequences.get(item.key)
             if sequence is None or output.step < sequence.first_step:
                 continue
+            if result.error:
+                self._pool.recompute(sequence, now)
+                sequence.request.last_preemption = result.error
+                continue
             sequence.num_computed_tokens += item.num_new_tokens
             self._num_tokens += item.num_new_tokens
             shares.append((sequence, item.num_new_tokens))

@@ -9,6 +9,7 @@ from fabric.core.errors import ModelNotFound, Unavailable
 from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
 from fabric.core.weights import WeightState
+from fabric.scheduler.output import StepResult
 from fabric.scheduler.policies import PolicyConfig
 from fabric.scheduler.settings import FairnessConfig, ResidencyConfig
 from tests.unit.models_world import ModelShape, ModelsWorld
@@ -259,3 +260,17 @@ def test_any_mix_of_models_ends_with_every_token_and_every_slab_back(seed):
     for kv in world.managers:
         kv.check_invariants()
         assert kv.account.num_slabs == kv.account.num_idle
+
+
+def test_an_iteration_whose_weights_did_not_come_after_all_is_computed_again():
+    world = warmed(ModelsWorld([ModelShape(), ModelShape()], 16))
+    world.add("a", 0, 6)
+    world.add("b", 0, 3)
+    output = world.scheduler.schedule(world.now)
+    failed = StepResult(output.step, (), "the disk is gone")
+    assert world.scheduler.update_from_output(output, failed, world.now) == []
+    world.device.move(world.scheduler.take_orders())
+    world.device.execute(output)
+    world.run()
+    assert [end.timing.num_preemptions for end in world.ends.values()] == [1, 1]
+    world.check_tokens()
