@@ -8,6 +8,9 @@ from fabric.scheduler.weight_line import Claimant, Urgency
 from fabric.scheduler.weight_record import WeightRecord
 from fabric.scheduler.weights import Access, Demand
 
+# However quickly weights move, iterations need some time to get anywhere.
+_SHORTEST_TURN_S = 0.25
+
 
 class Eviction:
     """Picks as few as needed of those that may be taken, the cheapest first.
@@ -22,7 +25,7 @@ class Eviction:
 
     def turn_s(self, record: WeightRecord) -> float:
         """How long a model stays once it has been loaded, as long as it has work."""
-        return self._min_stay * self._costs.load_s(record)
+        return max(_SHORTEST_TURN_S, self._min_stay * self._costs.load_s(record))
 
     def from_device(
         self, claimant: Claimant, num_slabs: int, taken: Iterable[WeightRecord], now: float

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from fabric.core.errors import ConfigError, InvalidRequest
 from fabric.core.weights import WeightOrder, WeightResult, WeightState
 from fabric.kv.slabs import SlabAccount, SlabPool
 from fabric.scheduler.clearance import Clearance
 from fabric.scheduler.eviction import Eviction
 from fabric.scheduler.settings import ResidencyConfig
 from fabric.scheduler.weight_costs import WeightCosts
+from fabric.scheduler.weight_limits import WeightLimits
 from fabric.scheduler.weight_line import Claimant, Urgency, line_up
 from fabric.scheduler.weight_moves import WeightMoves
 from fabric.scheduler.weight_record import WeightRecord
@@ -33,7 +33,8 @@ class Residency:
     drains has nothing on the device. A model is overdue after ``PATIENCE`` turns, goes before all
     ranks then, and after at most ``n - 1`` that were overdue before it. So it waits for at most
     ``PATIENCE * T + (n + 1) * (T + F + C + L)``, but for what people ask for meanwhile.
-    (``T`` counts as a load time if ``min_stay`` is less than 1.)
+    (``T`` is at least ``L``, however small ``min_stay`` is. Turns begin at the first plan in which
+    the weights are there, so that a slow iteration doesn't use them up.)
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class Residency:
         """Nothing is on the device or in host memory yet.
 
         Raises:
-            ConfigError: A model can't be loaded beside the pinned ones.
+            ConfigError: A model can't be loaded beside the pinned ones, or its KV's bounds
+                are wrong.
         """
         self._config = config
         self._slabs = slabs
@@ -54,14 +56,16 @@ class Residency:
             WeightRecord(number, spec, account, 0 < spec.host_bytes <= config.host_bytes)
             for number, (spec, account) in enumerate(zip(weights, accounts, strict=True))
         ]
-        if refusal := self._refusal([item for item in self._records if item.pinned]):
-            raise ConfigError(refusal)
+        self._limits = WeightLimits(self._records, slabs.num_slabs, config.host_bytes)
+        self._limits.check_start()
+        self._limits.choose_first()
+        for record in self._records:
+            record.account.set_bounds(0, record.spec.max_slabs)
         self._costs = WeightCosts(self._records)
         self._moves = WeightMoves(self._records, slabs, self._costs, config.host_bytes)
         self._eviction = Eviction(self._records, self._costs, config.min_stay)
         self._clearance = Clearance(slabs)
         self._due_at_s = _AT_ONCE
-        self._choose_first()
 
     @property
     def has_work(self) -> bool:
@@ -137,7 +141,7 @@ class Residency:
         """
         record = self._records[model]
         is_pinned = record.pinned if pinned is None else pinned
-        self._check_wish(record, state, is_pinned)
+        self._limits.check_wish(record, state, is_pinned)
         record.pinned = is_pinned
         state = WeightState.RESIDENT if state is None and pinned else state
         if state is not None:
@@ -145,55 +149,6 @@ class Residency:
             record.start, record.retry_at_s = None, _AT_ONCE
             record.access = self._access(record)
         self._due_at_s = _AT_ONCE
-
-    def _choose_first(self) -> None:
-        """Let models start on the device as far as there is room, pinned ones before others."""
-        num_left = self._slabs.num_slabs
-        for record in sorted(self._records, key=lambda item: not item.pinned):
-            spec = record.spec
-            if not spec.num_kv_slabs <= spec.max_slabs <= self._slabs.num_slabs:
-                raise ConfigError(
-                    f"{spec.model}: its KV gets {spec.max_slabs} slabs at most; allowed: "
-                    f"{spec.num_kv_slabs} to {self._slabs.num_slabs}"
-                )
-            record.account.set_bounds(0, spec.max_slabs)
-            if record.pinned or record.start is WeightState.RESIDENT:
-                if spec.needed_slabs > num_left:
-                    record.start_in_host()
-                else:
-                    num_left -= spec.needed_slabs
-
-    def _check_wish(self, record: WeightRecord, state: WeightState | None, pinned: bool) -> None:
-        lasting = (WeightState.COLD, WeightState.HOST, WeightState.RESIDENT)
-        if state is not None and state not in lasting:
-            raise InvalidRequest.of(
-                "state", f"{state.value} is only a passage; allowed: {', '.join(lasting)}"
-            )
-        if pinned and state in (WeightState.COLD, WeightState.HOST):
-            raise InvalidRequest.of("state", f"{state.value}, but pinned weights stay; unpin them")
-        if state is WeightState.HOST and not record.uses_host:
-            raise InvalidRequest.of(
-                "state",
-                f"host memory keeps {self._config.host_bytes} bytes of weights, and these take "
-                f"{record.spec.host_bytes}; allowed: cold, resident",
-            )
-        pins = [item for item in self._records if item.pinned and item is not record]
-        if pinned and (refusal := self._refusal([*pins, record])):
-            raise InvalidRequest.of("pinned", refusal)
-
-    def _refusal(self, pins: Sequence[WeightRecord]) -> str:
-        """Why not all of them can be pinned; empty: they can."""
-        names = ", ".join(item.spec.model for item in pins)
-        num_slabs = self._slabs.num_slabs
-        num_pinned = sum(item.spec.needed_slabs for item in pins)
-        if num_pinned > num_slabs:
-            return f"{names} together need {num_pinned} slabs of {num_slabs}"
-        beside = f"; pinned {names} need {num_pinned} of them" if pins else ""
-        for item in self._records:
-            needed = item.spec.needed_slabs
-            if item not in pins and needed > num_slabs - num_pinned:
-                return f"{item.spec.model} needs {needed} slabs of {num_slabs}{beside}"
-        return ""
 
     def _are_open(self, demands: Sequence[Demand], now: float) -> bool:
         """Whether all models with work can go on, as they could at the last plan."""
@@ -210,6 +165,7 @@ class Residency:
         for demand in demands:
             self._records[demand.model].note_demand(demand, now)
         for record in self._records:
+            record.note_turn(now)
             if record.demand is None:
                 record.waiting_since_s = None
 
@@ -237,7 +193,7 @@ class Residency:
     def _line(self, now: float) -> list[Claimant]:
         """Models that are to come; patience is counted in the longest turn of all."""
         turn_s = max(
-            max(1.0, self._config.min_stay) * self._costs.load_s(item) for item in self._records
+            max(self._eviction.turn_s(item), self._costs.load_s(item)) for item in self._records
         )
         return line_up(self._records, PATIENCE * turn_s, now)
 

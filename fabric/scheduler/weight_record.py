@@ -7,6 +7,7 @@ from fabric.scheduler.weights import Access, Demand, ModelWeights
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 _NEVER_S = float("-inf")
+_NOT_YET_S = float("inf")
 
 
 class WeightRecord:
@@ -14,10 +15,10 @@ class WeightRecord:
 
     ``in_host``: a copy is in host memory, wherever else the weights are; with ``uses_host`` they
     come to the device by way of it. ``wish`` is where a person wants them since ``asked_at_s``,
-    ``start`` where they shall be at first, and ``demand`` is the model's work at the last plan. Of
-    a model on the device, ``since_s`` tells from when, and it is ``kept_until_s`` even without
-    work; of one that has work and is not open, ``waiting_since_s``. ``prior`` is the state before
-    a move under way.
+    ``start`` where they shall be at first, and ``demand`` is the model's work at the last plan.
+    ``since_s`` is when iterations could first run with the weights that are on the device, which
+    are ``kept_until_s`` even without work; a model that has work and isn't open waits since
+    ``waiting_since_s``. ``prior`` is the state before a move under way.
     """
 
     __slots__ = (
@@ -95,6 +96,11 @@ class WeightRecord:
         elif self.waiting_since_s is None:
             self.waiting_since_s = now
 
+    def note_turn(self, now: float) -> None:
+        """From now on, iterations can run: on the device, its turn begins."""
+        if self.since_s == _NOT_YET_S and self.state is WeightState.RESIDENT:
+            self.since_s = now
+
     def start_in_host(self) -> None:
         """Host memory, if that is on its way, is as near as it shall come at first."""
         self.start = WeightState.HOST if self.uses_host else None
@@ -113,7 +119,7 @@ class WeightRecord:
     def arrive(self, load_s: float, now: float) -> None:
         """They are on the device, after ``load_s``."""
         self.state, self.is_begun, self.start = WeightState.RESIDENT, False, None
-        self.since_s = now
+        self.since_s = _NOT_YET_S
         self.active_at_s = max(now, self.active_at_s)
         self.num_loads += 1
         self.load_s = load_s

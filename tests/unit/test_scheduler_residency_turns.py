@@ -83,25 +83,29 @@ class Group(World):
 
     def _run(self, model: int) -> None:
         item, access = self.sequences[model], self.residency.access(model)
-        if access in (Access.CLEARING, Access.ABSENT):
-            item.closed_s += STEP_S
-            if item.closed_s >= CLEAR_S:
-                item.waiting += item.running
-                self._leave(model, len(item.running))
-        else:
-            item.closed_s = 0.0
-            item.running = sorted(
-                ((arrived_s, left_s - STEP_S) for arrived_s, left_s in item.running),
-                key=lambda running: running[1],
-            )
-            num_over = sum(left_s <= 0.0 for _, left_s in item.running)
-            self._leave(model, num_over)
-            item.num_served += num_over
+        if item.closed_s == 0.0:
+            self._serve(model)
+        is_closed = access in (Access.CLEARING, Access.ABSENT)
+        item.closed_s = item.closed_s + STEP_S if is_closed else 0.0
+        if item.closed_s >= CLEAR_S:
+            item.waiting += item.running
+            self._leave(model, len(item.running))
         while access is Access.OPEN and item.waiting and len(item.running) < 3:
             if not self.kv[model].use(1):
                 break
             item.running.append(item.waiting.pop(0))
         self._note_wait(item, access)
+
+    def _serve(self, model: int) -> None:
+        """What ran since the last step comes nearer to its end."""
+        item = self.sequences[model]
+        item.running = sorted(
+            ((arrived_s, left_s - STEP_S) for arrived_s, left_s in item.running),
+            key=lambda running: running[1],
+        )
+        num_over = sum(left_s <= 0.0 for _, left_s in item.running)
+        self._leave(model, num_over)
+        item.num_served += num_over
 
     def _note_wait(self, item: Sequences, access: Access) -> None:
         if access is Access.OPEN or not item.waiting:
