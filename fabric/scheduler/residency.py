@@ -65,6 +65,7 @@ class Residency:
         self._moves = WeightMoves(self._records, slabs, self._costs, config.host_bytes)
         self._eviction = Eviction(self._records, self._costs, config.min_stay)
         self._clearance = Clearance(slabs)
+        self._short_of_host: WeightRecord | None = None
         self._due_at_s = _AT_ONCE
 
     @property
@@ -198,9 +199,21 @@ class Residency:
         return line_up(self._records, PATIENCE * turn_s, now)
 
     def _load_first(self, line: Sequence[Claimant], now: float) -> None:
-        """Load as many as can be; whoever memory is gathered for is the first."""
+        """Load as many as can be; whoever memory is gathered for is the first.
+
+        Copies can't be dropped while they are loaded from: behind an urgent model that is short of
+        host memory, nobody begins to.
+        """
         claimed = self._clearance.claimed
-        ready = [item for item in line if item.record.is_loadable]
+        places = [item.record for item in line]
+        short = self._short_of_host
+        place = places.index(short) if short in places else len(line)
+        ready = [
+            item
+            for number, item in enumerate(line)
+            if item.record.is_loadable
+            if number < place or item.record is claimed or not item.record.uses_host
+        ]
         ready.sort(key=lambda item: item.record is not claimed)
         if claimed and not (ready and ready[0].record is claimed):
             self._clearance.end()
@@ -244,6 +257,7 @@ class Residency:
 
     def _fetch_first(self, line: Sequence[Claimant], now: float) -> None:
         """Fetch the first of those on disk that there is room for in host memory."""
+        self._short_of_host = None
         if self._moves.is_fetching:
             return
         for claimant in line:
@@ -261,6 +275,7 @@ class Residency:
             if claimant.urgency is Urgency.STARTING and not self.has_work:
                 record.start = None
             elif claimant.is_urgent:
+                self._short_of_host = record
                 return
 
     def _access(self, record: WeightRecord) -> Access:

@@ -250,6 +250,22 @@ def test_nobody_overtakes_the_overdue_to_host_memory():
     assert world.states() == "rhcc"
 
 
+def test_nobody_begins_to_load_from_host_memory_that_the_overdue_are_short_of():
+    small = replace(HOST, host_bytes=100 * MB, num_slabs=1)
+    world = World([small, small, MODEL], host_bytes=400 * MB)
+    world.settle()
+    world.want(0)
+    assert world.plan() == [(LOAD, 0)]
+    world.want(2)
+    assert world.plan() == []
+    world.now += 32.0
+    assert world.plan() == []
+    world.want(1, 2)
+    assert world.plan() == []
+    world.work()
+    assert world.plan() == [(DROP, 0), (DROP, 1), (FETCH, 2)]
+
+
 def test_a_smaller_model_may_overtake_one_that_is_not_overdue():
     small = replace(HOST, num_slabs=1)
     world = World([PINNED, HOST, small], num_slabs=10)

@@ -167,13 +167,26 @@ def test_nobody_waits_longer_than_the_bound_although_everybody_always_has_work(r
     models = six(random.Random(seed))
     host_bytes = (0, 600 * MB, 10_000 * MB)[seed % 3]
     group = Group(models, rank, seed, num_slabs=14, host_bytes=host_bytes)
+    check_waits(group)
+
+
+def test_small_models_that_come_and_go_do_not_keep_a_large_one_out_of_host_memory():
+    rng = random.Random(114)
+    group = Group(
+        six(rng), RANKS["whoever is not"], 114, num_slabs=14, host_bytes=400 * MB, min_stay=1.0
+    )
+    check_waits(group)
+
+
+def check_waits(group: Group) -> None:
+    """Let everybody have work all the time."""
     for _ in range(NUM_STEPS):
         for model, item in enumerate(group.sequences):
             if len(item.waiting) + len(item.running) < 4:
                 group.arrive(model)
         group.step()
     waits_s = [item.longest_wait_s for item in group.sequences]
-    assert max(waits_s) <= bound_s(models, group.config.min_stay)
+    assert max(waits_s) <= bound_s(group.models, group.config.min_stay)
     assert min(item.num_served for item in group.sequences) > 0
 
 
