@@ -3,11 +3,23 @@
 import importlib
 import math
 import sys
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from fabric.core.profile import Profile
+from fabric.core.clock import VirtualClock
+from fabric.core.profile import CopySpeed, Profile
+from fabric.engine.engine import Engine
+from fabric.kv.block_pool import BlockPool
+from fabric.kv.manager import KVCacheManager
+from fabric.kv.slabs import SlabPool
+from fabric.kv.transfer import ParkingSpace
+from fabric.scheduler.lane import ScheduledModel
+from fabric.scheduler.policies import PolicyConfig
+from fabric.scheduler.scheduler import Scheduler
+from fabric.scheduler.settings import SchedulerConfig
 
 PERF = Path(__file__).resolve().parents[1] / "perf"
 
@@ -53,6 +65,62 @@ def test_a_simulated_run_repeats(scheduling, bench):
     ]
     assert runs[0][0] == runs[1][0]
     assert runs[0][1].swapped_bytes == runs[1][1].swapped_bytes
+
+
+class SimulatedModels:
+    """Models that share slabs on a virtual clock, the second ten times as slow as the first."""
+
+    def __init__(self) -> None:
+        copies = tuple(CopySpeed("host", way, 1e8, 1e-4) for way in ("out", "in"))
+        profiles = [
+            Profile(((1, s), (512, 20 * s)), ((1, 1, s), (8, 1, 2 * s)), copies, 1000)
+            for s in (0.001, 0.01)
+        ]
+        spaces = [ParkingSpace(400, 0, 1000), ParkingSpace(400, 0, 5000)]
+        slabs, numbers = SlabPool(12), count(1)
+        self.kvs = [
+            KVCacheManager(BlockPool(slabs, num_blocks), 16, False, space, numbers)
+            for num_blocks, space in zip((10, 4), spaces, strict=True)
+        ]
+        models = [
+            ScheduledModel(name, kv, frozenset(), 512, profile)
+            for name, kv, profile in zip("ab", self.kvs, profiles, strict=True)
+        ]
+        config = SchedulerConfig(
+            max_num_seqs=8, policy=PolicyConfig(name="mlfq"), preemption="swap"
+        )
+        module = importlib.import_module("profiled_executor")
+        self.clock = VirtualClock()
+        executor = module.ProfiledExecutor(profiles, self.clock, spaces)
+        ends = importlib.import_module("scheduled_engine").HiddenEnds([100] * 20)
+        self.engine = Engine(Scheduler(config, models), executor, ends, self.clock)
+
+    def seconds(self, models: str) -> dict[str, float]:
+        """Serve a request of each model named, and tell how long the last of each took."""
+        requests = importlib.import_module("contenders").make_requests([(30, 100)] * len(models))
+        named = [replace(one, model=models[int(one.request_id)]) for one in requests]
+        serve, start_s = importlib.import_module("open_loop").serve, self.clock.now()
+        served = serve(self.engine, named, [0.0] * len(named), self.clock)
+        assert len(served) == len(models)
+        assert self.clock.now() - start_s == pytest.approx(max(one.ended_s for one in served))
+        return {models[int(one.request_id)]: one.ended_s for one in served}
+
+
+@pytest.mark.usefixtures("scheduling")
+def test_each_model_of_a_simulation_takes_the_times_of_its_own_profile():
+    world = SimulatedModels()
+    assert world.seconds("b")["b"] == pytest.approx(10 * world.seconds("a")["a"])
+
+
+@pytest.mark.usefixtures("scheduling")
+def test_copies_of_several_models_are_simulated_beside_iterations():
+    world = SimulatedModels()
+    world.seconds("ab" * 10)
+    assert world.engine.report().swapped_out_bytes > 0
+    assert world.engine.report().swapped_in_bytes == world.engine.report().swapped_out_bytes
+    for kv in world.kvs:
+        kv.check_invariants()
+        assert kv.num_free_blocks == kv.num_blocks
 
 
 def test_arrivals_have_exactly_the_rate_asked_for(scheduling):
