@@ -1,4 +1,4 @@
-"""Who gives way when a device, or host memory, is too small for all who have work."""
+"""Who gives way when a device is too small for all who have work."""
 
 from dataclasses import replace
 from time import perf_counter
@@ -6,7 +6,7 @@ from time import perf_counter
 from fabric.core.weights import WeightMove, WeightState
 from tests.unit.residency_world import MB, MODEL, World
 
-FETCH, LOAD, EVICT, DROP = WeightMove.FETCH, WeightMove.LOAD, WeightMove.EVICT, WeightMove.DROP
+LOAD, EVICT = WeightMove.LOAD, WeightMove.EVICT
 HOST = replace(MODEL, starts="host")
 PINNED = replace(MODEL, pinned=True)
 
@@ -96,6 +96,19 @@ def test_a_model_with_work_is_cleared_for_a_better_rank_once_its_turn_is_over():
     world.want(1, 0)
     assert world.plan() == [(EVICT, 0), (LOAD, 1)]
     assert world.states() == "hl"
+
+
+def test_a_turn_begins_with_the_first_plan_that_lets_iterations_run():
+    world = World([HOST, HOST], num_slabs=8)
+    world.settle()
+    world.want(0)
+    world.plan()
+    world.work()
+    world.now += 100.0
+    world.want(1, 0)
+    assert world.plan() == []
+    world.now += 4.0
+    assert world.plan() == [(EVICT, 0), (LOAD, 1)]
 
 
 def test_a_model_with_work_is_not_cleared_for_a_worse_rank():
@@ -237,35 +250,6 @@ def test_nobody_overtakes_the_overdue_to_the_device():
     assert world.plan() == [(EVICT, 0), (LOAD, 1)]
 
 
-def test_nobody_overtakes_the_overdue_to_host_memory():
-    large = replace(MODEL, host_bytes=800 * MB)
-    world = World([PINNED, HOST, large, MODEL], host_bytes=800 * MB)
-    world.settle()
-    world.kv[0].use(5)
-    world.want(2, 0, 1, on_device=[0])
-    assert world.plan() == []
-    world.now += 32.0
-    world.want(3, 2, 0, 1, on_device=[0])
-    assert world.plan() == []
-    assert world.states() == "rhcc"
-
-
-def test_nobody_begins_to_load_from_host_memory_that_the_overdue_are_short_of():
-    small = replace(HOST, host_bytes=100 * MB, num_slabs=1)
-    world = World([small, small, MODEL], host_bytes=400 * MB)
-    world.settle()
-    world.want(0)
-    assert world.plan() == [(LOAD, 0)]
-    world.want(2)
-    assert world.plan() == []
-    world.now += 32.0
-    assert world.plan() == []
-    world.want(1, 2)
-    assert world.plan() == []
-    world.work()
-    assert world.plan() == [(DROP, 0), (DROP, 1), (FETCH, 2)]
-
-
 def test_a_smaller_model_may_overtake_one_that_is_not_overdue():
     small = replace(HOST, num_slabs=1)
     world = World([PINNED, HOST, small], num_slabs=10)
@@ -273,43 +257,6 @@ def test_a_smaller_model_may_overtake_one_that_is_not_overdue():
     world.kv[0].use(3)
     world.want(0, 1, 2, on_device=[0])
     assert world.plan() == [(LOAD, 2)]
-
-
-def test_copies_of_models_on_the_device_leave_host_memory_first():
-    world = World([MODEL] * 4, host_bytes=800 * MB)
-    for number in range(3):
-        world.want(number)
-        world.settle()
-    assert world.states() == "crrc", "the first one's copy went while it was on the device"
-    world.want(3)
-    assert world.plan() == [(DROP, 1), (FETCH, 3)]
-
-
-def test_the_copy_that_is_cheapest_to_bring_back_leaves_host_memory():
-    world = World([HOST, HOST, MODEL], host_bytes=800 * MB)
-    world.settle()
-    arrivals(world, m0=5, m1=3)
-    world.want(2)
-    assert world.plan() == [(DROP, 1), (FETCH, 2)]
-
-
-def test_copies_that_wait_for_the_device_stay_in_host_memory_until_someone_is_overdue():
-    world = World([PINNED, MODEL, HOST, HOST], host_bytes=800 * MB)
-    world.settle()
-    assert world.states() == "rchh"
-    world.kv[0].use(5)
-    world.want(1, 0, 2, 3, on_device=[0])
-    assert world.plan() == []
-    world.now += 32.0
-    world.want(1, 0, 2, 3, on_device=[0])
-    assert world.plan() == [(DROP, 3), (FETCH, 1)], "the other one is next to be loaded"
-
-
-def test_copies_of_models_without_work_leave_host_memory_for_those_that_have_some():
-    world = World([PINNED, HOST, MODEL], host_bytes=400 * MB)
-    world.settle()
-    world.want(2)
-    assert world.plan() == [(DROP, 1), (FETCH, 2)]
 
 
 def test_weights_that_nobody_uses_give_way_to_kv_that_cannot_go_on():
