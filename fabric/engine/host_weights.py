@@ -5,25 +5,39 @@ An image is one file. Locks say what it is, and the kernel takes them from a pro
 * ``NAME.weights`` is whole. Its users hold it shared; the last one removes it.
 * ``NAME.part`` is being written by whoever holds ``NAME.lock``, while others wait for that.
 
-What nobody holds was left by processes that were killed; the next fetch removes it.
+What nobody holds was left by processes that were killed. It is removed after some time by a
+process that each folder has (image_keeper.py), unless somebody comes to use it.
 
 Source: ServerlessLLM (Fu et al., OSDI 2024), section 4: a pool of checkpoints in host memory.
 """
 
-import contextlib
 import fcntl
+import logging
 import os
-import stat
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from fabric.core.errors import SourceError
+from fabric.engine import image_keeper
+from fabric.engine.image_keeper import (
+    IMAGE,
+    KEEPER,
+    LOCK,
+    PART,
+    become_keeper,
+    remove_unused,
+    sweep,
+    try_lock,
+)
+from fabric.engine.keeper_process import make_private, start_keeper
 
 SHARED_MEMORY = Path("/dev/shm")
-IMAGE, PART, LOCK = ".weights", ".part", ".lock"
 RETRY_S = 0.01
+
+logger = logging.getLogger(__name__)
 
 WriteAt = Callable[[int, memoryview], None]
 
@@ -66,15 +80,21 @@ class HostImage:
 
     def close(self) -> None:
         """Let go of it, and remove it if nobody else uses it."""
-        _remove_unused(self._path, self._fd)
+        remove_unused(self._path, self._fd)
         os.close(self._fd)
 
 
 class HostStore:
-    """Images in the first of some folders that can hold them; folders are this user's alone."""
+    """Images in the first of some folders that can hold them; folders are this user's alone.
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    An image that its last user closes is removed at once. One whose users were killed lives on
+    for ``linger_s``, or for as long as another process has said that came to the folder before.
+    """
+
+    def __init__(self, folders: Sequence[Path], linger_s: float = 30.0) -> None:
         self._folders = folders
+        self._linger_s = linger_s
+        self._has_warned = False
 
     def fetch(
         self,
@@ -97,12 +117,63 @@ class HostStore:
         problems = []
         for folder in self._folders:
             try:
-                _make_private(folder)
-                _sweep(folder, except_name=name)
-                return _fetch(folder, name, num_bytes, write, keep_on)
+                return self._fetch(folder, name, num_bytes, write, keep_on)
             except OSError as error:
                 problems.append(f"{folder}: {error.strerror or error}")
         raise SourceError(f"{num_bytes} bytes of weights can't be kept: {'; '.join(problems)}")
+
+    def _fetch(
+        self,
+        folder: Path,
+        name: str,
+        num_bytes: int,
+        write: Callable[[WriteAt], None],
+        keep_on: Callable[[], None],
+    ) -> HostImage:
+        def write_kept(write_at: WriteAt) -> None:
+            # Before it is written, for who is killed meanwhile leaves gigabytes too.
+            self._have_kept(folder)
+            write(write_at)
+
+        while True:
+            make_private(folder)
+            try:
+                image = _fetch(folder, name, num_bytes, write_kept, keep_on)
+            except FileNotFoundError:
+                if folder.exists():
+                    raise
+                continue  # its keeper found it empty
+            if not image.was_written:
+                self._have_kept(folder)
+            return image
+
+    def _have_kept(self, folder: Path) -> None:
+        """See to it that the folder has a keeper, soon."""
+        try:
+            fd = become_keeper(folder)
+        except OSError as error:
+            self._do_without_keeper(folder, error)
+            return
+        if fd is not None:
+            threading.Thread(
+                target=self._start_keeper, args=(folder, fd), name="image-keeper", daemon=True
+            ).start()
+
+    def _start_keeper(self, folder: Path, fd: int) -> None:
+        try:
+            arguments = [str(folder.absolute()), str(self._linger_s)]
+            start_keeper(image_keeper.__file__, arguments, fd)
+        except OSError as error:
+            (folder / KEEPER).unlink(missing_ok=True)
+            self._do_without_keeper(folder, error)
+        finally:
+            os.close(fd)
+
+    def _do_without_keeper(self, folder: Path, error: OSError) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("weights that killed processes leave stay in %s: %s", folder, error)
+        sweep(folder)
 
 
 def default_folders(cache_dir: Path) -> tuple[Path, ...]:
@@ -133,7 +204,7 @@ def _use(path: Path, num_bytes: int) -> HostImage | None:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
-    # Only somebody who is about to remove it holds it otherwise, and not for long.
+    # Whoever holds it otherwise looks whether it is used, or is about to remove it.
     fcntl.flock(fd, fcntl.LOCK_SH)
     found = os.fstat(fd)
     if found.st_nlink and found.st_size == num_bytes:
@@ -151,7 +222,7 @@ def _write(path: Path, num_bytes: int, write: Callable[[WriteAt], None]) -> Host
     try:
         # From now on, so that nobody finds it whole and unused.
         fcntl.flock(fd, fcntl.LOCK_SH)
-        _reserve(fd, num_bytes)
+        _reserve(path.parent, fd, num_bytes)
         write(lambda offset, data: _write_at(fd, offset, data))
         os.fsync(fd)
         part.rename(path)
@@ -162,13 +233,19 @@ def _write(path: Path, num_bytes: int, write: Callable[[WriteAt], None]) -> Host
     return HostImage(path, fd, num_bytes, was_written=True)
 
 
-def _reserve(fd: int, num_bytes: int) -> None:
-    """Take the room before anything is read, or fail."""
-    found = os.fstatvfs(fd)
-    num_free = found.f_bavail * found.f_frsize
+def _reserve(folder: Path, fd: int, num_bytes: int) -> None:
+    """Take the room before anything is read, if need be that of what lingers, or fail."""
+    if _num_free(fd) < num_bytes:
+        sweep(folder)
+    num_free = _num_free(fd)
     if num_free < num_bytes:
         raise OSError(f"no room; {num_free} bytes are free")
     os.posix_fallocate(fd, 0, num_bytes)
+
+
+def _num_free(fd: int) -> int:
+    found = os.fstatvfs(fd)
+    return found.f_bavail * found.f_frsize
 
 
 def _write_at(fd: int, offset: int, data: memoryview) -> None:
@@ -182,7 +259,7 @@ def _lock(path: Path, keep_on: Callable[[], None]) -> Iterator[bool]:
     """Hold a lock file, and remove it at the end; whether it is not one that was removed."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        while not _try_lock(fd):
+        while not try_lock(fd):
             keep_on()
             time.sleep(RETRY_S)
         is_current = os.fstat(fd).st_nlink > 0
@@ -193,41 +270,3 @@ def _lock(path: Path, keep_on: Callable[[], None]) -> Iterator[bool]:
                 path.unlink(missing_ok=True)
     finally:
         os.close(fd)
-
-
-def _sweep(folder: Path, except_name: str) -> None:
-    """Remove what killed processes have left."""
-    for path in folder.iterdir():
-        if path.suffix not in (IMAGE, LOCK) or path.name == except_name + IMAGE:
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                _remove_unused(path, fd)
-            finally:
-                os.close(fd)
-
-
-def _remove_unused(path: Path, fd: int) -> None:
-    """Remove an image or a lock, with what was written under it, if no other process holds it."""
-    if not _try_lock(fd) or not os.fstat(fd).st_nlink:
-        return
-    if path.suffix == LOCK:
-        path.with_suffix(PART).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    if not is_ours or found.st_mode & 0o077:
-        raise PermissionError(f"{folder} is not a folder that only this user can use")

@@ -6,13 +6,11 @@ import json
 import mmap
 import os
 import socket
-import stat
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
 from fabric.engine import memory_keeper
+from fabric.engine.keeper_process import make_private, start_keeper
 from fabric.engine.memory_keeper import LOCK_NAME, MAX_MESSAGE_BYTES, RELEASE, SOCKET_NAME, Wanted
 
 REPLY_TIMEOUT_S = 10.0
@@ -51,7 +49,7 @@ class KeptArena:
 
 def _ask(folder: Path, wanted: Wanted) -> socket.socket:
     """A connection on which the keeper will answer."""
-    _make_private(folder)
+    make_private(folder)
     with open(folder / LOCK_NAME, "a") as lock:
         # Whoever has the lock may start a keeper; and none retires meanwhile.
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,14 +63,6 @@ def _ask(folder: Path, wanted: Wanted) -> socket.socket:
             connection.close()
             raise
     return connection
-
-
-def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    if not is_ours or found.st_mode & 0o077:
-        raise PermissionError(f"{folder} is not a folder that only this user can use")
 
 
 def _connect(path: Path) -> socket.socket | None:
@@ -95,28 +85,11 @@ def _start(folder: Path) -> socket.socket:
     with _new_socket() as listener:
         listener.bind(str(path))
         listener.listen(BACKLOG)
-        try:
-            _spawn(listener.fileno(), folder)
-        except subprocess.SubprocessError as error:
-            raise ConnectionError(f"no memory keeper can be started: {error}") from error
+        start_keeper(memory_keeper.__file__, [str(folder)], listener.fileno())
         connection = _connect(path)
     if connection is None:
         raise ConnectionError(f"the memory keeper in {folder} is not there")
     return connection
-
-
-def _spawn(fileno: int, folder: Path) -> None:
-    subprocess.run(
-        # By its path, without site-packages: fast, and the same wherever the code comes from.
-        [sys.executable, "-I", "-S", memory_keeper.__file__, str(fileno), str(folder)],
-        pass_fds=[fileno],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        check=True,
-        timeout=REPLY_TIMEOUT_S,
-    )
 
 
 def _new_socket() -> socket.socket:

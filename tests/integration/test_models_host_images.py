@@ -1,20 +1,28 @@
 """Images of weights among real processes, which also get killed."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fabric.engine import image_keeper
 from fabric.engine.host_weights import HostImage, HostStore, WriteAt
+from fabric.engine.image_keeper import KEEPER
 from fabric.models.config import ModelConfig
 from tests.unit.tiny_models import TINY, random_tensors, save_folder
 
 pytestmark = pytest.mark.dist
 
 NUM_BYTES = 3 * 2**20
+DEADLINE_S = 10.0
+SHORT_S, CHURN_S = 0.3, 1.0
 CONTENT = bytes(range(256)) * (NUM_BYTES // 256)
 
 # Says what it does line by line, and waits for a line before it goes on.
@@ -42,7 +50,8 @@ def keep_on():
         waits.append(True)
         print("waits", flush=True)
 
-image = HostStore([Path(sys.argv[1])]).fetch("model", len(content), write, keep_on)
+store = HostStore([Path(sys.argv[1])], float(sys.argv[2]))
+image = store.fetch("model", len(content), write, keep_on)
 read = bytearray(len(content))
 image.read(0, memoryview(read))
 assert read == content
@@ -83,9 +92,9 @@ held.close()
 class Process:
     """A script that is told when to go on."""
 
-    def __init__(self, script: str, folder: Path) -> None:
+    def __init__(self, script: str, folder: Path, linger_s: float) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", script, str(folder)],
+            [sys.executable, "-c", script, str(folder), str(linger_s)],
             cwd=Path(__file__).resolve().parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -121,20 +130,66 @@ def started(tmp_path: Path) -> Iterator[list[Process]]:
         process.kill()
 
 
-def start(started: list[Process], folder: Path, script: str = USER) -> Process:
-    started.append(Process(script, folder))
+def start(
+    started: list[Process], folder: Path, script: str = USER, linger_s: float = 30.0
+) -> Process:
+    started.append(Process(script, folder, linger_s))
     return started[-1]
 
 
+def user_of_image(started: list[Process], folder: Path, linger_s: float = 30.0) -> Process:
+    """A process that has the image."""
+    user = start(started, folder, linger_s=linger_s)
+    said = user.says()
+    if said == "half":
+        user.go_on()
+        said = user.says()
+    assert said in ("has written", "shares")
+    return user
+
+
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    """What is in a folder but for its keeper's lock."""
+    return {path.name for path in folder.iterdir()} - {KEEPER}
 
 
-def fetch_here(folder: Path, name: str = "model") -> HostImage:
+def keepers(folder: Path) -> list[int]:
+    """The processes that keep the folder, once they have left those that have started them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_text().split("\0")
+            if image_keeper.__file__ in words and str(folder) in words:
+                pid = int(entry.name)
+                found += [pid] if os.getsid(pid) != pid else []
+    return found
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not is_true():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def only_keeper(folder: Path) -> int:
+    """The one process that keeps the folder, as soon as it is there."""
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found[:] = keepers(folder)
+        return bool(found)
+
+    wait_until(is_there)
+    (keeper,) = found
+    return keeper
+
+
+def fetch_here(folder: Path, linger_s: float = 30.0) -> HostImage:
     def write(write_at: WriteAt) -> None:
         write_at(0, memoryview(CONTENT))
 
-    return HostStore([folder]).fetch(name, NUM_BYTES, write, lambda: None)
+    return HostStore([folder], linger_s).fetch("model", NUM_BYTES, write, lambda: None)
 
 
 def test_one_of_several_processes_writes_and_the_last_one_removes(
@@ -170,30 +225,75 @@ def test_a_writer_that_is_killed_half_way_is_replaced_by_one_that_waits(
     assert names(tmp_path) == set()
 
 
-def test_what_a_killed_writer_left_is_gone_after_any_other_fetch(
-    tmp_path: Path, started: list[Process]
-):
-    writer = start(started, tmp_path)
+def test_what_a_killed_writer_left_is_gone_after_a_while(tmp_path: Path, started: list[Process]):
+    writer = start(started, tmp_path / "images", linger_s=SHORT_S)
     assert writer.says() == "half"
+    only_keeper(tmp_path / "images")
     writer.kill()
-    assert names(tmp_path) == {"model.part", "model.lock"}
-    image = fetch_here(tmp_path, "another")
-    assert names(tmp_path) == {"another.weights"}
-    image.close()
+    wait_until(lambda: not (tmp_path / "images").exists())
 
 
-def test_a_killed_user_leaves_an_image_that_serves_again_or_is_removed(
-    tmp_path: Path, started: list[Process]
-):
-    user = start(started, tmp_path)
-    assert user.says() == "half"
-    user.go_on()
-    assert user.says() == "has written"
-    user.kill()
+def test_a_killed_user_leaves_an_image_to_who_comes_soon(tmp_path: Path, started: list[Process]):
+    user_of_image(started, tmp_path).kill()
     image = fetch_here(tmp_path)
     assert not image.was_written
     image.close()
     assert names(tmp_path) == set()
+
+
+def test_a_killed_user_leaves_nothing_when_nobody_comes(tmp_path: Path, started: list[Process]):
+    folder = tmp_path / "images"
+    user = user_of_image(started, folder, SHORT_S)
+    keeper = only_keeper(folder)
+    assert os.getsid(keeper) != os.getsid(0)
+    user.kill()
+    wait_until(lambda: not keepers(folder))
+    assert not folder.exists()
+
+
+def test_an_image_outlives_the_time_to_linger_while_one_of_its_users_lives(
+    tmp_path: Path, started: list[Process]
+):
+    first, second = (user_of_image(started, tmp_path, SHORT_S) for _ in range(2))
+    keeper = only_keeper(tmp_path)
+    first.kill()
+    # The keeper has found what nobody holds, and has had the time to remove it.
+    (tmp_path / "unused.weights").touch()
+    wait_until(lambda: names(tmp_path) == {"model.weights"})
+    assert keepers(tmp_path) == [keeper]
+    image = fetch_here(tmp_path)
+    assert not image.was_written
+    image.close()
+    second.leave()
+    assert names(tmp_path) == set()
+    wait_until(lambda: not keepers(tmp_path))
+
+
+def test_the_next_fetch_starts_a_keeper_in_place_of_one_that_was_killed(
+    tmp_path: Path, started: list[Process]
+):
+    first = user_of_image(started, tmp_path, SHORT_S)
+    killed = only_keeper(tmp_path)
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: not keepers(tmp_path))
+    second = user_of_image(started, tmp_path, SHORT_S)
+    assert only_keeper(tmp_path) != killed
+    for user in (first, second):
+        user.kill()
+    wait_until(lambda: not keepers(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_come_and_go_all_the_time_are_never_without_a_keeper_for_long(tmp_path: Path):
+    folder = tmp_path / "images"
+    left = folder / "left.weights"
+    until_s = time.monotonic() + CHURN_S
+    while time.monotonic() < until_s:
+        image = fetch_here(folder, linger_s=0.0)
+        left.touch()
+        wait_until(lambda: not left.exists())
+        image.close()
+    wait_until(lambda: not keepers(folder) and not folder.exists())
 
 
 def test_two_workers_read_and_pack_a_model_once(tmp_path: Path, started: list[Process]):
@@ -208,4 +308,4 @@ def test_two_workers_read_and_pack_a_model_once(tmp_path: Path, started: list[Pr
     assert len(sums) == 1
     for worker in workers:
         worker.leave()
-    assert names(tmp_path / "images") == set()
+    wait_until(lambda: not (tmp_path / "images").exists())

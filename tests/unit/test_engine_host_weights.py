@@ -1,6 +1,7 @@
 """Images in host memory: written once, shared, removed by whoever needs them last."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from fabric.core.errors import CheckpointError, SourceError
 from fabric.engine.host_weights import HostImage, HostStore, WriteAt, default_folders
+from fabric.engine.image_keeper import KEEPER
 
 CONTENT = bytes(range(256)) * 5
 
@@ -43,7 +45,14 @@ def content(image: HostImage) -> bytes:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    """What is in a folder but for its keeper's lock, which lives on for a second."""
+    return {path.name for path in folder.iterdir()} - {KEEPER}
+
+
+def wait_for_starts() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "image-keeper":
+            thread.join()
 
 
 def test_one_writes_and_the_others_share_what_the_last_one_removes(tmp_path: Path):
@@ -129,15 +138,43 @@ def test_the_next_folder_is_taken_where_one_cannot_be_used(tmp_path: Path):
     image.close()
 
 
-def test_what_killed_processes_left_is_removed_at_the_next_fetch(tmp_path: Path):
-    used = fetch(tmp_path, "used")
+def leave_as_if_killed(folder: Path) -> None:
     for left in ("unused.weights", "half.part", "half.lock", "model.part", "model.lock"):
-        (tmp_path / left).write_bytes(b"left")
+        (folder / left).write_bytes(b"left")
+
+
+def test_what_killed_processes_left_of_other_images_stays_for_their_successors(tmp_path: Path):
+    leave_as_if_killed(tmp_path)
     image = fetch(tmp_path)
     assert content(image) == CONTENT
-    assert names(tmp_path) == {"used.weights", "model.weights"}
+    assert names(tmp_path) == {"unused.weights", "half.part", "half.lock", "model.weights"}
+    for left in names(tmp_path):
+        (tmp_path / left).unlink()
     image.close()
+
+
+def test_what_killed_processes_left_goes_when_there_is_no_room(tmp_path: Path):
+    used = fetch(tmp_path, "used")
+    leave_as_if_killed(tmp_path)
+    with pytest.raises(SourceError, match="no room"):
+        HostStore([tmp_path]).fetch("model", 2**60, must_not_write, never_given_up)
+    assert names(tmp_path) == {"used.weights"}
     used.close()
+
+
+def test_without_a_keeper_what_killed_processes_left_goes_with_the_next_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    store = HostStore([tmp_path])
+    for _ in range(2):
+        leave_as_if_killed(tmp_path)
+        image = store.fetch("model", len(CONTENT), writer(), never_given_up)
+        wait_for_starts()
+        assert names(tmp_path) == {"model.weights"}
+        image.close()
+    assert len(caplog.messages) == 1
+    assert "missing" in caplog.text
 
 
 def test_a_whole_image_of_killed_processes_is_used_again(tmp_path: Path):
