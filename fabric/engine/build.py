@@ -126,7 +126,7 @@ def _assemble(settings: EngineSettings, executor: ReadyExecutor, clock: Clock) -
     residency = Residency(weights, slabs, accounts, config.residency)
     profiles = Preparation(settings, executor, residency, slabs, clock).run()
     models = [
-        _built(hosted, profile, residency.load(number).load_s, config)
+        _built(hosted, profile, residency.expected_s(number), config)
         for number, (hosted, profile) in enumerate(zip(executor.models, profiles, strict=True))
     ]
     scheduled = [
@@ -171,7 +171,10 @@ def weights_of(
 
 
 def _built(
-    hosted: HostedModel, profile: Profile | None, load_s: float, config: SchedulerConfig
+    hosted: HostedModel,
+    profile: Profile | None,
+    start_s: tuple[float, float],
+    config: SchedulerConfig,
 ) -> BuiltModel:
     card = hosted.card
     limits = RequestLimits(
@@ -179,7 +182,8 @@ def _built(
         vocab_size=card.vocab_size,
         max_n=min(MAX_N, config.max_num_seqs),
     )
-    pace = ServicePace(load_s=load_s)
+    fetch_s, load_s = start_s
+    pace = ServicePace(load_s=load_s, fetch_s=fetch_s)
     if profile is not None:
         pace = replace(pace, prefill=profile.prefill, decode=profile.decode)
     served = ServedModel(card, hosted.defaults, limits, pace)

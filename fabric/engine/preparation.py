@@ -97,6 +97,7 @@ class Preparation:
         if not self._is_resident(number):
             self._residency.ask(number, WeightState.RESIDENT, None, self._clock.now())
             self._settle()
+        assert self._is_resident(number), "weights that nobody stands in the way of come"
 
     def _settle(self) -> None:
         """Let weights move until none is to move any more."""

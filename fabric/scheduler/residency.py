@@ -100,6 +100,14 @@ class Residency:
         record = self._records[model]
         return WeightFigures(record.state, record.pinned, record.num_loads, record.load_s)
 
+    def expected_s(self, model: int) -> tuple[float, float]:
+        """Seconds that its weights take from disk to host memory, and from there to the device.
+
+        As measured, or from what others took by the byte; 0.0 from disk where they come directly.
+        """
+        record = self._records[model]
+        return self._costs.fetch_s(record), self._costs.load_s(record)
+
     def retry_after_s(self, model: int, now: float) -> float:
         """How long a model whose move has failed is left alone; 0.0: it isn't."""
         return max(0.0, self._records[model].retry_at_s - now)
