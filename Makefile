@@ -11,7 +11,8 @@ INPUTS := pyproject.toml setup.py $(shell find protos kernels/cpu/csrc fabric/pa
 # The dev extra contains the serve extra: running needs either.
 RUNNABLE := $(firstword $(wildcard $(VENV)/.dev-installed) $(VENV)/.serve-installed)
 
-BENCHMARKS := router engine collectives control parallel paging batching scheduling
+BENCHMARKS := router engine collectives control parallel paging batching scheduling \
+	two_models multiplexing
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo serve test check bench proto clean

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from typing import Any
 
 from cpu_quota import pin
 from open_loop import Served
@@ -193,11 +194,11 @@ class EngineProcess:
         """Wait until the engine is built.
 
         Raises:
-            EOFError: The process has ended instead; it has said why.
+            RuntimeError: The process has ended instead; it has said why.
         """
         if not self._connection.poll(START_TIMEOUT_S):
-            raise TimeoutError("an engine took too long to start")
-        self._connection.recv()
+            raise RuntimeError("an engine took too long to start")
+        self._receive()
 
     def begin(self, run: Run) -> None:
         """Send a run's requests; it begins at its time."""
@@ -207,12 +208,18 @@ class EngineProcess:
         """Wait until the run is over.
 
         Raises:
-            RuntimeError: A request ended with an error.
+            RuntimeError: A request ended with an error, or the process has ended.
         """
-        served, errors = self._connection.recv()
+        served, errors = self._receive()
         if errors:
             raise RuntimeError(f"{len(errors)} requests failed, the first of them {errors[0]}")
         return list(served)
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except EOFError:
+            raise RuntimeError("an engine's process has ended by itself") from None
 
     def close(self) -> None:
         """End the process."""

