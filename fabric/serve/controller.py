@@ -217,7 +217,12 @@ class Controller:
 
     async def _publish_plan(self) -> int:
         roster = self._roster
-        await self._publish(groups=roster.addresses, plan=roster.plan, models=roster.models)
+        loading = {
+            name: stage for name, stage in self._directory.loading.items() if roster.is_known(name)
+        }
+        await self._publish(
+            groups=roster.addresses, plan=roster.plan, models=roster.models, loading=loading
+        )
         return self._directory.version
 
     async def _publish(self, **changes: object) -> None:

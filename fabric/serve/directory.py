@@ -46,9 +46,11 @@ class RouterAddress:
 class RouterReport:
     """A router, the directory that it follows, and the device groups that it can reach.
 
-    ``plan`` is that directory's: a restarted controller knows from it what the plan is.
+    ``router_id`` is this process's alone, also where several have one address. ``plan`` is that
+    directory's: a restarted controller knows from it what the plan is.
     """
 
+    router_id: str
     router: RouterAddress
     version: int = -1
     plan: tuple[str, ...] = ()

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 PERIOD_S = 0.05
 LOOK_PERIOD_S = 1.0
+# A group that has no place for so long may never get one.
+PATIENCE_S = 5.0
 # A router that tells nothing for so long is given up, and what it still sends is refused.
 FOLLOW_S = 10.0
 
@@ -152,7 +154,8 @@ class PlanMove:
         for number in numbers.values():
             self._tell(number, StepState.RUNNING)
         await self._applications.start(added)
-        deadline_s = self._clock.now() + timeout_s
+        started_s = self._clock.now()
+        deadline_s = started_s + timeout_s
         look_s = 0.0
         while numbers:
             for name in [name for name in numbers if self._roster.has_told(name)]:
@@ -160,6 +163,8 @@ class PlanMove:
             if self._clock.now() >= look_s:
                 look_s = self._clock.now() + LOOK_PERIOD_S
                 await self._check_starts(numbers)
+                if self._clock.now() > started_s + PATIENCE_S:
+                    await self._tell_waiting(numbers)
             if numbers and self._clock.now() > deadline_s:
                 name, number = next(iter(numbers.items()))
                 reason = (await self._applications.waiting()).get(name, "it was still starting")
@@ -172,6 +177,14 @@ class PlanMove:
             reason = self._failures.get(group_part(name)) or given_up.get(name)
             if reason:
                 raise _StepFailed(number, f"could not be started: {reason}")
+
+    async def _tell_waiting(self, numbers: Mapping[str, int]) -> None:
+        """Tell once what groups wait for that have no place on the nodes."""
+        waiting = await self._applications.waiting()
+        for name, number in numbers.items():
+            reason = waiting.get(name, "")
+            if reason and not any(told.step == number and told.error for told in self._told):
+                self._tell(number, StepState.RUNNING, reason)
 
     async def _switch(
         self,
@@ -231,11 +244,12 @@ class PlanMove:
         number = error.step if isinstance(error, _StepFailed) else min(left, default=0)
         reason = _last_line(error)
         serving = "new" if self._is_switched else "old"
+        what = self._steps[number].description if self._steps else "no step is known"
+        self._failure = FailedPrecondition(f"{what}: {reason}; the {serving} plan serves")
         if not self._is_switched:
             await self._undo(before)
-        self._tell(number, StepState.FAILED, reason)
-        what = self._steps[number].description
-        self._failure = FailedPrecondition(f"{what}: {reason}; the {serving} plan serves")
+        if self._steps:
+            self._tell(number, StepState.FAILED, reason)
 
     async def _undo(self, before: Mapping[str, FabricConfig | None]) -> None:
         """Go back to the old plan; groups that may have requests already drain before they end."""

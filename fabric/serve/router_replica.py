@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import uuid
 
 from fabric.config import parse_config
 from fabric.router.server import RouterServer
@@ -39,6 +40,7 @@ class RouterReplica:
             )
             port = await self._router.start()
         self._directory = Directory(-1)
+        self._router_id = uuid.uuid4().hex
         self._address = f"{config.router.host}:{port}"
         await self._announce()
         self._watching = asyncio.create_task(self._watch())
@@ -93,6 +95,7 @@ class RouterReplica:
 
     async def _announce(self) -> None:
         report = RouterReport(
+            self._router_id,
             RouterAddress(self._address, self._router.is_ready),
             self._directory.version,
             self._directory.plan,

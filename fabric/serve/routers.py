@@ -4,27 +4,25 @@ from fabric.serve.directory import RouterAddress, RouterReport
 
 # A router tells of itself every second.
 SILENT_S = 5.0
+FORGET_S = 60.0
 
 
 class Routers:
-    """The routers of a fabric; those that are silent are not waited for."""
+    """The routers of a fabric; those that are silent are not waited for, and later forgotten."""
 
     def __init__(self) -> None:
         self._reports: dict[str, RouterReport] = {}
         self._heard_s: dict[str, float] = {}
+        self.addresses: tuple[RouterAddress, ...] = ()
 
     def note(self, report: RouterReport, now: float) -> bool:
-        """Take a router's word; True if it is another than before about where it serves."""
-        address = report.router.address
-        known = self._reports.get(address)
-        self._reports[address] = report
-        self._heard_s[address] = now
-        return known is None or known.router != report.router
-
-    @property
-    def addresses(self) -> tuple[RouterAddress, ...]:
-        """Where they serve."""
-        return tuple(report.router for report in self._reports.values())
+        """Take a router's word; True if it changes where routers serve."""
+        self._reports[report.router_id] = report
+        self._heard_s[report.router_id] = now
+        for router_id in [r for r, heard_s in self._heard_s.items() if now - heard_s > FORGET_S]:
+            del self._reports[router_id], self._heard_s[router_id]
+        before, self.addresses = self.addresses, self._merged(now)
+        return self.addresses != before
 
     @property
     def newest_plan(self) -> tuple[str, ...]:
@@ -40,9 +38,17 @@ class Routers:
         """Whether all of them follow a directory, or a later one."""
         return all(report.version >= version for report in self._alive(now))
 
+    def _merged(self, now: float) -> tuple[RouterAddress, ...]:
+        """One for each address: routers on several nodes may have the same one, as 0.0.0.0."""
+        is_ready: dict[str, bool] = {}
+        for report in self._alive(now):
+            address = report.router.address
+            is_ready[address] = is_ready.get(address, True) and report.router.is_ready
+        return tuple(RouterAddress(address, is_ready[address]) for address in sorted(is_ready))
+
     def _alive(self, now: float) -> list[RouterReport]:
         return [
             report
-            for address, report in self._reports.items()
-            if now - self._heard_s[address] <= SILENT_S
+            for router_id, report in self._reports.items()
+            if now - self._heard_s[router_id] <= SILENT_S
         ]
