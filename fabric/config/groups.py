@@ -96,7 +96,8 @@ class FairnessSection(Section):
 class WeightsSection(Section):
     """Where weights wait that are not on the device, and when they leave it.
 
-    ``host`` None: 4 GiB if the group has several models, nothing if it has one.
+    ``host`` None: 4 GiB if the group has several models, nothing if it has one. A model that has
+    the device to itself stays there, whatever ``idle_s`` says.
     """
 
     host: ByteSize | None = None
@@ -210,6 +211,8 @@ class GroupSection(Section):
             transfer_timeout_s=self.swap.timeout_s,
             fairness=FairnessConfig(self.fairness.lag_s, weights, self.fairness.tenants),
             residency=ResidencyConfig(
-                self.weights.idle_s, self.host_weight_bytes, self.weights.min_stay
+                self.weights.idle_s if len(self.models) > 1 else None,
+                self.host_weight_bytes,
+                self.weights.min_stay,
             ),
         )
