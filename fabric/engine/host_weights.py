@@ -24,7 +24,6 @@ from fabric.core.errors import SourceError
 from fabric.engine import image_keeper
 from fabric.engine.image_keeper import (
     IMAGE,
-    KEEPER,
     LOCK,
     PART,
     become_keeper,
@@ -164,7 +163,6 @@ class HostStore:
             arguments = [str(folder.absolute()), str(self._linger_s)]
             start_keeper(image_keeper.__file__, arguments, fd)
         except OSError as error:
-            (folder / KEEPER).unlink(missing_ok=True)
             self._do_without_keeper(folder, error)
         finally:
             os.close(fd)

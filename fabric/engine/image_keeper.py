@@ -5,7 +5,7 @@ first fetch starts this file (host_weights.py), and it looks into the folder now
 nobody has held for ``linger_s`` it removes: a worker that is restarted sooner finds it there. It
 imports nothing but the standard library: it starts in milliseconds, and weighs little.
 
-Who holds the folder's KEEPER file locked is its keeper. It ends when the folder is empty.
+Its keeper is who holds the folder itself locked. It ends when there are no images.
 """
 
 import contextlib
@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 IMAGE, PART, LOCK = ".weights", ".part", ".lock"
-KEEPER = "keeper"
 LOOK_S, LEAST_LOOK_S = 1.0, 0.01
 
 
 class ImageKeeper:
-    """Keeps a folder, whose lock is ``fd``; another keeper may follow it at any time."""
+    """Keeps a folder, whose lock is ``fd``; see :func:`become_keeper`."""
 
     def __init__(self, folder: Path, fd: int, linger_s: float) -> None:
         self._folder = folder
@@ -57,32 +56,37 @@ class ImageKeeper:
         return is_any
 
     def is_needed_again(self) -> bool:
-        """Give the lock up, and take it again if somebody came who saw it held."""
-        (self._folder / KEEPER).unlink(missing_ok=True)
-        os.close(self._fd)
+        """Give the folder up, and take it again if somebody came who saw it held."""
         with contextlib.suppress(OSError):  # it isn't empty, or gone
             if self._folder.lstat().st_mode & stat.S_ISVTX:
                 self._folder.rmdir()
+        os.close(self._fd)
         if not self.look(time.monotonic()):
             return False
-        fd = become_keeper(self._folder)
-        if fd is None:
-            return False
-        self._fd = fd
-        return True
+        with contextlib.suppress(FileNotFoundError):
+            fd = become_keeper(self._folder)
+            if fd is not None:
+                self._fd = fd
+                return True
+        return False
 
 
 def become_keeper(folder: Path) -> int | None:
-    """The lock of the folder's keeper, or None if somebody has it."""
-    while True:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(folder / KEEPER, flags, 0o600)
-        if not try_lock(fd):
-            os.close(fd)
-            return None
-        if os.fstat(fd).st_nlink:
-            return fd
-        os.close(fd)  # whoever had the lock before has removed it
+    """The lock of a folder in which there is something, or None if somebody has it.
+
+    Raises:
+        OSError: It can't be locked.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        is_ours = try_lock(fd)
+    except OSError:
+        os.close(fd)
+        raise
+    if is_ours:
+        return fd
+    os.close(fd)
+    return None
 
 
 def kept_files(folder: Path) -> Iterator[Path]:

@@ -42,8 +42,11 @@ def make_private(folder: Path) -> None:
         OSError: It can't be made, or others can use it.
     """
     while True:
-        with contextlib.suppress(FileExistsError):
+        try:
             folder.mkdir(mode=PRIVATE_MODE, parents=True)
+        except FileExistsError:
+            if folder.is_file():
+                raise
         with contextlib.suppress(FileNotFoundError):  # a keeper has removed it meanwhile
             found = folder.lstat()
             break

@@ -14,7 +14,6 @@ import pytest
 
 from fabric.engine import image_keeper
 from fabric.engine.host_weights import HostImage, HostStore, WriteAt
-from fabric.engine.image_keeper import KEEPER
 from fabric.models.config import ModelConfig
 from tests.unit.tiny_models import TINY, random_tensors, save_folder
 
@@ -149,8 +148,7 @@ def user_of_image(started: list[Process], folder: Path, linger_s: float = 30.0) 
 
 
 def names(folder: Path) -> set[str]:
-    """What is in a folder but for its keeper's lock."""
-    return {path.name for path in folder.iterdir()} - {KEEPER}
+    return {path.name for path in folder.iterdir()}
 
 
 def keepers(folder: Path) -> list[int]:

@@ -10,7 +10,6 @@ import pytest
 
 from fabric.core.errors import CheckpointError, SourceError
 from fabric.engine.host_weights import HostImage, HostStore, WriteAt, default_folders
-from fabric.engine.image_keeper import KEEPER
 
 CONTENT = bytes(range(256)) * 5
 
@@ -45,8 +44,7 @@ def content(image: HostImage) -> bytes:
 
 
 def names(folder: Path) -> set[str]:
-    """What is in a folder but for its keeper's lock, which lives on for a second."""
-    return {path.name for path in folder.iterdir()} - {KEEPER}
+    return {path.name for path in folder.iterdir()}
 
 
 def wait_for_starts() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fabric.engine.image_keeper import KEEPER, ImageKeeper, become_keeper, sweep
+from fabric.engine.image_keeper import ImageKeeper, become_keeper, sweep
 from fabric.engine.keeper_process import make_private
 
 LINGER_S = 30.0
@@ -34,7 +34,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {KEEPER}
+    return {path.name for path in folder.iterdir()}
 
 
 def test_an_image_goes_after_nobody_has_held_it_for_the_time_to_linger(folder: Path):
@@ -109,7 +109,6 @@ def test_a_folder_that_was_there_before_stays(tmp_path: Path):
 
 def test_a_keeper_ends_when_its_folder_has_gone(folder: Path):
     keeper = keeper_of(folder)
-    (folder / KEEPER).unlink()
     folder.rmdir()
     assert not keeper.look(0.0)
     assert not keeper.is_needed_again()
