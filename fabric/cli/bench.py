@@ -2,30 +2,39 @@
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import math
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from fabric.cli.bench_arguments import (
+    add_measuring_arguments,
+    add_model_arguments,
+    add_slo_arguments,
+    add_workload_arguments,
+)
 from fabric.cli.bench_load import LoadOptions, run_load, warm_up
-from fabric.cli.bench_metrics import SLO_METRICS, RequestRecord
-from fabric.cli.bench_report import BenchSettings, build_result, measured_rate, table
-from fabric.cli.bench_workload import (
-    Arrival,
+from fabric.cli.bench_metrics import RequestRecord
+from fabric.cli.bench_models import ModelShare, draw_mix, draw_models, shares_of
+from fabric.cli.bench_prompts import (
     PlannedRequest,
-    fit_trace,
-    gamma_arrivals,
+    fit_contexts,
+    fit_texts,
     plan_prompts,
     plan_random,
     read_prompts,
-    read_trace,
 )
+from fabric.cli.bench_report import BenchSettings, build_result, measured_rate, tables
+from fabric.cli.bench_slos import objectives_of, slos_of, unloaded_ms
+from fabric.cli.bench_workload import Arrival, fit_trace, read_trace
 from fabric.cli.connection import add_connection_arguments, connect
-from fabric.client import GenerateOptions, RetryPolicy
+from fabric.cli.table import terminal_width
+from fabric.client import AsyncClient, GenerateOptions, Objectives, RetryPolicy
 from fabric.core.errors import ConfigError
-
-NO_CAP = 2**31 - 1
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,70 +43,41 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     kinds = bench.add_subparsers(metavar="KIND", required=True)
     serve = kinds.add_parser("serve", help="open-loop load over gRPC")
     serve.set_defaults(run=_bench_serve)
-    serve.add_argument("--model", required=True, help="id of a served model")
-    _add_workload_arguments(serve)
-    _add_measuring_arguments(serve)
+    add_model_arguments(serve)
+    add_workload_arguments(serve)
+    add_slo_arguments(serve)
+    add_measuring_arguments(serve)
     add_connection_arguments(serve)
 
 
-def _add_workload_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("workload")
-    group.add_argument("--num-prompts", type=_positive_int, default=100, help="(%(default)s)")
-    group.add_argument(
-        "--request-rate", type=_positive, default=math.inf, help="per second (all at once)"
-    )
-    shape = group.add_mutually_exclusive_group()
-    shape.add_argument("--burstiness", type=_positive, default=1.0, help="1 / CV²; 1 is Poisson")
-    shape.add_argument("--cv", type=_not_negative, help="coefficient of variation of arrival gaps")
-    group.add_argument("--trace", type=Path, help="Azure LLM .csv or Mooncake .jsonl, not a rate")
-    group.add_argument("--trace-scale", type=_positive, default=1.0, help="multiplies its times")
-    group.add_argument("--max-input-len", type=_positive_int, default=NO_CAP, help="cap a trace")
-    group.add_argument("--max-output-len", type=_positive_int, default=NO_CAP, help="cap a trace")
-    group.add_argument("--dataset", default="random", help="random token ids, or a .jsonl file")
-    group.add_argument("--chat", action="store_true", help="send a file's prompts as chats")
-    group.add_argument("--input-len", type=_positive_int, default=128, help="random (%(default)s)")
-    group.add_argument("--output-len", type=_positive_int, default=128, help="(%(default)s)")
-    group.add_argument("--ignore-eos", action="store_true", help="answers have their full length")
-    group.add_argument("--tenant", help="whose requests they are")
-    group.add_argument(
-        "--tell-lengths", action="store_true", help="send each answer's length as expected_tokens"
-    )
-    group.add_argument("--temperature", type=float, help="the model's own if absent")
-    group.add_argument("--seed", type=int, default=0, help="of arrivals and prompts")
-
-
-def _add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("measuring")
-    group.add_argument("--max-concurrency", type=_positive_int, help="most requests in flight")
-    group.add_argument("--request-timeout", type=_positive, metavar="S", help="deadline of each")
-    group.add_argument("--num-warmups", type=int, default=0, help="unmeasured requests before")
-    group.add_argument(
-        "--goodput", type=_slo, nargs="+", default=[], metavar="METRIC:MS", help="ttft, tpot, e2el"
-    )
-    group.add_argument(
-        "--metric-percentiles", type=_percents, default=(99.0,), metavar="P,P", help="(99)"
-    )
-    group.add_argument("--save-texts", action="store_true", help="put the answers into the JSON")
-    group.add_argument(
-        "--json", "--result-file", type=Path, dest="result_file", metavar="OUT", help="write JSON"
-    )
-
-
 def _bench_serve(args: argparse.Namespace) -> int:
-    records, duration_s, settings = asyncio.run(_measure(args))
+    shares = shares_of(args.models, args.popularity)
+    # Wrong options are told before anything is measured.
+    slos_of([each.model for each in shares], dict(args.goodput), args.goodput_of, {})
+    records, duration_s, settings = asyncio.run(_measure(args, shares))
     result = build_result(settings, records, duration_s, datetime.now())
-    print("\n".join(table(result, settings.percents)))
-    for error in sorted({record.error for record in records if record.error})[:5]:
-        print(f"fabric: {error}", file=sys.stderr)
+    print("\n".join(tables(result, settings.percents, terminal_width())))
+    _tell_errors(records)
     if args.result_file:
         _write(args.result_file, json.dumps(result, indent=1))
     return 0 if any(record.is_completed for record in records) else 1
 
 
 async def _measure(
-    args: argparse.Namespace,
+    args: argparse.Namespace, shares: Sequence[ModelShare]
 ) -> tuple[list[RequestRecord], float, BenchSettings]:
-    arrivals = _arrivals(args)
+    arrivals = _arrivals(args, shares)
+    options = _options(args)
+    async with connect(args, RetryPolicy(max_attempts=1)) as client:
+        requests = await _requests(args, client, arrivals)
+        await warm_up(client, requests, args.num_warmups, options)
+        settings = await _judged(args, client, requests, shares)
+        options = dataclasses.replace(options, objectives=_objectives(args, settings))
+        records, duration_s = await run_load(client, requests, options)
+    return records, duration_s, settings
+
+
+def _options(args: argparse.Namespace) -> LoadOptions:
     generate: GenerateOptions = {"ignore_eos": args.ignore_eos}
     if args.temperature is not None:
         generate["temperature"] = args.temperature
@@ -105,54 +85,85 @@ async def _measure(
         generate["timeout_s"] = args.request_timeout
     if args.tenant is not None:
         generate["tenant"] = args.tenant
-    limit, is_chat = args.max_concurrency, args.chat
-    options = LoadOptions(args.model, limit, is_chat, args.tell_lengths, generate)
-    async with connect(args, RetryPolicy(max_attempts=1)) as client:
-        vocab_size = (await client.model(args.model)).card.vocab_size
-        requests = _requests(args, arrivals, vocab_size)
-        await warm_up(client, requests[0], args.num_warmups, options)
-        records, duration_s = await run_load(client, requests, options)
-    return records, duration_s, _settings(args, arrivals)
+    return LoadOptions(args.max_concurrency, args.chat, args.tell_lengths, generate)
 
 
-def _arrivals(args: argparse.Namespace) -> list[Arrival]:
-    if args.trace is not None:
-        trace = read_trace(args.trace)
-        caps = (args.max_input_len, args.max_output_len)
-        arrivals = fit_trace(trace, args.num_prompts, args.trace_scale, *caps)
-        if not arrivals:
-            raise ConfigError(f"{args.trace} holds no requests")
-        return arrivals
-    times_s = gamma_arrivals(args.num_prompts, args.request_rate, _cv(args), args.seed)
-    return [Arrival(at_s, args.input_len, args.output_len) for at_s in times_s]
+def _arrivals(args: argparse.Namespace, shares: Sequence[ModelShare]) -> list[Arrival]:
+    if args.trace is None:
+        mix = draw_mix(shares, args.num_prompts, args.request_rate, _cv(args), args.seed)
+        return [Arrival(at_s, args.input_len, args.output_len, model) for at_s, model in mix]
+    trace = read_trace(args.trace)
+    caps = (args.max_input_len, args.max_output_len)
+    rows = fit_trace(trace, args.num_prompts, args.trace_scale, *caps)
+    if not rows:
+        raise ConfigError(f"{args.trace} holds no requests")
+    models = draw_models(shares, len(rows), args.seed)
+    return [dataclasses.replace(row, model=m) for row, m in zip(rows, models, strict=True)]
 
 
-def _requests(
-    args: argparse.Namespace, arrivals: list[Arrival], vocab_size: int
+async def _requests(
+    args: argparse.Namespace, client: AsyncClient, arrivals: list[Arrival]
 ) -> list[PlannedRequest]:
-    if args.dataset == "random":
-        return plan_random(arrivals, vocab_size, args.seed)
-    return plan_prompts(arrivals, read_prompts(Path(args.dataset)))
+    names = sorted({arrival.model for arrival in arrivals})
+    cards = {name: (await client.model(name)).card for name in names}
+    if args.dataset != "random":
+        planned = plan_prompts(arrivals, read_prompts(Path(args.dataset)))
+        return await fit_texts(client, planned, is_chat=args.chat)
+    limits = {name: card.max_model_len for name, card in cards.items()}
+    fitted = fit_contexts(arrivals, limits)
+    cut = Counter(b.model for a, b in zip(arrivals, fitted, strict=True) if a != b)
+    for name, count in sorted(cut.items()):
+        print(f"fabric: {name}: {count} requests are cut to {limits[name]} tokens", file=sys.stderr)
+    return plan_random(fitted, {n: card.vocab_size for n, card in cards.items()}, args.seed)
 
 
-def _settings(args: argparse.Namespace, arrivals: list[Arrival]) -> BenchSettings:
-    cv = _cv(args)
-    rate_per_s, burstiness = args.request_rate, 1 / cv**2 if cv else math.inf
+async def _judged(
+    args: argparse.Namespace,
+    client: AsyncClient,
+    requests: Sequence[PlannedRequest],
+    shares: Sequence[ModelShare],
+) -> BenchSettings:
+    """Measure what the SLOs depend on, and say what the benchmark was."""
+    alone_ms: dict[str, float] = {}
+    if args.slo_scale is not None:
+        alone_ms = await unloaded_ms(client, requests, _options(args))
+    scaled_ms = {name: args.slo_scale * ms for name, ms in alone_ms.items()}
+    models = [each.model for each in shares]
+    rate_per_s, burstiness = args.request_rate, 1 / _cv(args) ** 2 if _cv(args) else math.inf
     if args.trace is not None:
-        rate_per_s, burstiness = measured_rate([arrival.at_s for arrival in arrivals])
+        rate_per_s, burstiness = measured_rate([request.at_s for request in requests])
     return BenchSettings(
-        model=args.model,
+        shares=tuple(shares),
         request_rate=rate_per_s,
         burstiness=burstiness,
         max_concurrency=args.max_concurrency,
         percents=args.metric_percentiles,
-        slos_ms=dict(args.goodput),
+        slos_ms=slos_of(models, dict(args.goodput), args.goodput_of, scaled_ms),
+        unloaded_e2el_ms=alone_ms,
         keeps_texts=args.save_texts,
     )
 
 
+def _objectives(args: argparse.Namespace, settings: BenchSettings) -> dict[str, Objectives]:
+    """Those without bounds of their own are judged by what the fabric's configuration says."""
+    if not args.refuse_if_late:
+        return {}
+    names = [each.model for each in settings.shares]
+    return {name: objectives_of(settings.slos_ms.get(name, {})) for name in names}
+
+
 def _cv(args: argparse.Namespace) -> float:
     return float(args.burstiness**-0.5 if args.cv is None else args.cv)
+
+
+def _tell_errors(records: Sequence[RequestRecord]) -> None:
+    """One line for each kind of error, with the first of its messages."""
+    failed = [record.error for record in records if record.error]
+    counts = Counter(error.partition(":")[0] for error in failed)
+    for kind, count in counts.most_common():
+        first = next(error for error in failed if error.partition(":")[0] == kind)
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        print(f"fabric: {first}{more}", file=sys.stderr)
 
 
 def _write(path: Path, text: str) -> None:
@@ -160,40 +171,3 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error}") from error
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
-    return value
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _percents(text: str) -> tuple[float, ...]:
-    values = tuple(float(part) for part in text.split(","))
-    if not all(0 <= value <= 100 for value in values):
-        raise argparse.ArgumentTypeError(f"{text} is not within 0 to 100")
-    return values
-
-
-def _slo(text: str) -> tuple[str, float]:
-    name, _, bound = text.partition(":")
-    if name not in SLO_METRICS:
-        raise argparse.ArgumentTypeError(
-            f"{text}: choose from {', '.join(SLO_METRICS)}, as ttft:MS"
-        )
-    return name, _positive(bound)

@@ -4,17 +4,18 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fabric.cli.bench_metrics import RequestRecord
-from fabric.cli.bench_workload import PlannedRequest
+from fabric.cli.bench_prompts import PlannedRequest, as_sent
 from fabric.client import (
     AsyncClient,
     Completed,
     FabricError,
     GenerateOptions,
-    PromptLike,
+    Objectives,
+    Overloaded,
     SequenceDelta,
     Started,
     Timing,
@@ -28,19 +29,21 @@ class LoadOptions:
     ``max_concurrency`` bounds the requests in flight; those that wait for a place do so on the
     clock of their latency. ``is_chat`` sends a text prompt as a user's message.
     ``tells_lengths`` says how long each answer will be at most, as a perfect guess would.
+    ``objectives`` are what requests to a model ask for.
     """
 
-    model: str
     max_concurrency: int | None = None
     is_chat: bool = False
     tells_lengths: bool = False
     generate: GenerateOptions | None = None
+    objectives: Mapping[str, Objectives] = field(default_factory=dict)
 
 
 class _Watch:
     """Takes down one request's times and counts as its events come."""
 
     def __init__(self, request: PlannedRequest, scheduled_s: float) -> None:
+        self._model = request.model
         self._arrival_s = request.at_s
         self._scheduled_s = scheduled_s
         self._input_len = 0 if isinstance(request.prompt, str) else len(request.prompt)
@@ -60,7 +63,7 @@ class _Watch:
                 self._message_lens.append(len(event.token_ids))
                 self._token_times_s.append(time.perf_counter())
 
-    def record(self, error: str) -> RequestRecord:
+    def record(self, error: FabricError | None = None) -> RequestRecord:
         times_s = self._token_times_s or [time.perf_counter()]
         return RequestRecord(
             arrival_s=self._arrival_s,
@@ -73,7 +76,10 @@ class _Watch:
             swapped_bytes=self._timing.swapped_bytes,
             message_lens=tuple(self._message_lens),
             text="".join(self._texts),
-            error=error,
+            error="" if error is None else f"{type(error).__name__}: {error.message}",
+            is_refused=isinstance(error, Overloaded),
+            load_s=self._timing.load_s,
+            model=self._model,
         )
 
 
@@ -107,40 +113,55 @@ async def run_load(
 
 
 async def warm_up(
-    client: AsyncClient, request: PlannedRequest, num_requests: int, options: LoadOptions
+    client: AsyncClient, requests: Sequence[PlannedRequest], num_requests: int, options: LoadOptions
 ) -> None:
-    """Send one request several times, one after the other, unmeasured.
+    """Send each model's first request several times, one after the other, unmeasured.
 
     Raises:
-        RequestError: It failed, so that the benchmark would too.
+        RequestError: One failed, so that the benchmark would too.
     """
-    generate = _options_of(request, options)
-    for _ in range(num_requests):
-        await client.generate(options.model, _prompt_of(request, options), **generate)
+    firsts = {request.model: request for request in reversed(requests)}
+    for request in firsts.values():
+        for _ in range(num_requests):
+            await send_alone(client, request, options)
+
+
+async def send_alone(client: AsyncClient, request: PlannedRequest, options: LoadOptions) -> float:
+    """Send one request now, and return the seconds until its last token.
+
+    Raises:
+        RequestError: It failed.
+    """
+    watch = _Watch(request, time.perf_counter())
+    await _see_all(client, request, options, watch)
+    return watch.record().e2e_s
 
 
 async def _send(
     client: AsyncClient, request: PlannedRequest, scheduled_s: float, options: LoadOptions
 ) -> RequestRecord:
     watch = _Watch(request, scheduled_s)
-    prompt, generate = _prompt_of(request, options), _options_of(request, options)
     try:
-        async with client.stream(options.model, prompt, **generate) as stream:
-            async for event in stream:
-                watch.see(event)
+        await _see_all(client, request, options, watch)
     except FabricError as error:
-        return watch.record(f"{type(error).__name__}: {error.message}")
-    return watch.record("")
+        return watch.record(error)
+    return watch.record()
 
 
-def _prompt_of(request: PlannedRequest, options: LoadOptions) -> PromptLike:
-    if options.is_chat and isinstance(request.prompt, str):
-        return [{"role": "user", "content": request.prompt}]
-    return request.prompt
+async def _see_all(
+    client: AsyncClient, request: PlannedRequest, options: LoadOptions, watch: _Watch
+) -> None:
+    prompt = as_sent(request.prompt, is_chat=options.is_chat)
+    generate = _options_of(request, options)
+    async with client.stream(request.model, prompt, **generate) as stream:
+        async for event in stream:
+            watch.see(event)
 
 
 def _options_of(request: PlannedRequest, options: LoadOptions) -> GenerateOptions:
     generate: GenerateOptions = {**(options.generate or {}), "max_tokens": request.max_tokens}
     if options.tells_lengths:
         generate["expected_tokens"] = request.max_tokens
+    if request.model in options.objectives:
+        generate["objectives"] = options.objectives[request.model]
     return generate

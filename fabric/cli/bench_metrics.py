@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 METRICS = ("ttft", "tpot", "itl", "e2el")
-SLO_METRICS = ("ttft", "tpot", "e2el")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +17,8 @@ class RequestRecord:
     ``arrival_s`` counts from the benchmark's start; ``ttft_s`` and ``e2e_s`` count from the
     *scheduled* arrival, so that waiting in this client is part of the latency. ``itls_s`` has
     one gap for each message after the first; ``message_lens`` are the tokens of each message.
+    ``is_refused`` is an error that says to try again later (RESOURCE_EXHAUSTED); in ``load_s``
+    the model's weights were on their way.
     """
 
     arrival_s: float
@@ -31,6 +32,9 @@ class RequestRecord:
     message_lens: tuple[int, ...] = ()
     text: str = ""
     error: str = ""
+    is_refused: bool = False
+    load_s: float = 0.0
+    model: str = ""
 
     @property
     def is_completed(self) -> bool:
@@ -43,6 +47,10 @@ class RequestRecord:
         if self.output_len < 2:
             return 0.0
         return (self.e2e_s - self.ttft_s) / (self.output_len - 1)
+
+    def meets_all(self, slos_ms: Mapping[str, float]) -> bool:
+        """Whether the request completed within every bound."""
+        return all(self.meets(name, bound_ms) for name, bound_ms in slos_ms.items())
 
     def meets(self, metric: str, bound_ms: float) -> bool:
         """Whether the request completed within one bound: ttft, tpot or e2el in milliseconds."""
@@ -85,7 +93,10 @@ def latency_summary(
 
 
 def throughput(records: Sequence[RequestRecord], duration_s: float) -> dict[str, float]:
-    """Counts and rates over the whole run; failed requests count as failed only."""
+    """Counts and rates over the whole run; failed requests count as failed only.
+
+    ``failed`` is all that did not complete, as vLLM counts, and ``refused`` a part of it.
+    """
     completed = [record for record in records if record.is_completed]
     num_input = sum(record.input_len for record in completed)
     num_output = sum(record.output_len for record in completed)
@@ -93,6 +104,7 @@ def throughput(records: Sequence[RequestRecord], duration_s: float) -> dict[str,
         "duration": duration_s,
         "completed": len(completed),
         "failed": len(records) - len(completed),
+        "refused": sum(record.is_refused for record in records),
         "total_input_tokens": num_input,
         "total_output_tokens": num_output,
         "request_throughput": len(completed) / duration_s,
@@ -102,7 +114,18 @@ def throughput(records: Sequence[RequestRecord], duration_s: float) -> dict[str,
         "max_concurrent_requests": most_at_once(records),
         "preemptions": sum(record.num_preemptions for record in records),
         "kv_bytes_swapped": sum(record.swapped_bytes for record in records),
+        **cold_starts(records),
     }
+
+
+def cold_starts(records: Sequence[RequestRecord]) -> dict[str, float]:
+    """How many requests found their model's weights off the device, and their mean wait for them.
+
+    Requests that wait for the same weights are counted each.
+    """
+    waits_ms = [record.load_s * 1e3 for record in records if record.load_s > 0]
+    mean_ms = statistics.fmean(waits_ms) if waits_ms else 0.0
+    return {"cold_starts": len(waits_ms), "mean_cold_start_ms": mean_ms}
 
 
 def most_at_once(records: Sequence[RequestRecord]) -> int:
@@ -125,25 +148,29 @@ def busiest_second(records: Sequence[RequestRecord]) -> int:
 
 
 def goodput(
-    records: Sequence[RequestRecord], slos_ms: Mapping[str, float], duration_s: float
+    records: Sequence[RequestRecord],
+    slos_ms: Mapping[str, Mapping[str, float]],
+    duration_s: float,
 ) -> dict[str, object]:
     """Requests a second that met all SLOs, and the share of *all* requests that did.
 
     Args:
-        records: Every request, the failed ones too: they miss their SLOs.
-        slos_ms: Bounds for ttft, tpot and e2el; without any, goodput is None.
+        records: Every request, the failed ones too: they miss their SLOs. Those to models
+            without SLOs are left out.
+        slos_ms: Bounds for ttft, tpot and e2el by model; without any, goodput is None.
         duration_s: Of the whole run.
 
     Source: DistServe (Zhong et al., OSDI 2024) for goodput; AlpaServe for SLO attainment.
     """
-    if not slos_ms or not records:
+    judged = [(record, slos_ms[record.model]) for record in records if slos_ms.get(record.model)]
+    if not judged:
         return {"request_goodput": None, "slo_attainment": None}
-    num_good = sum(all(r.meets(name, ms) for name, ms in slos_ms.items()) for r in records)
+    num_good = sum(record.meets_all(bounds) for record, bounds in judged)
     return {
         "request_goodput": num_good / duration_s,
-        "slo_attainment": num_good / len(records),
+        "slo_attainment": num_good / len(judged),
         "slo_attainment_by_metric": {
-            name: sum(record.meets(name, ms) for record in records) / len(records)
-            for name, ms in slos_ms.items()
+            metric: statistics.fmean(r.meets(metric, b[metric]) for r, b in judged if metric in b)
+            for metric in dict.fromkeys(name for _, bounds in judged for name in bounds)
         },
     }

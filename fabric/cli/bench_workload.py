@@ -1,4 +1,4 @@
-"""What a benchmark sends and when: arrival times, traces and prompts, all repeatable by seed."""
+"""When a benchmark's requests come, and how long they are: drawn by a seed, or from a trace."""
 
 import csv
 import itertools
@@ -14,20 +14,12 @@ from fabric.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request to come: seconds after the start, and its lengths in tokens."""
+    """One request to come: seconds after the start, its lengths in tokens, and whom it asks."""
 
     at_s: float
     input_len: int
     output_len: int
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRequest:
-    """One request to send: seconds after the start, prompt, and most output tokens."""
-
-    at_s: float
-    prompt: str | tuple[int, ...]
-    max_tokens: int
+    model: str = ""
 
 
 def gamma_arrivals(num_requests: int, rate_per_s: float, cv: float, seed: int) -> list[float]:
@@ -103,49 +95,3 @@ def fit_trace(
         )
         for row in itertools.islice(trace, num_requests)
     ]
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Read prompts from JSON lines: ``prompt``, GSM8K's ``question`` or MT-bench's first turn.
-
-    Raises:
-        ConfigError: The file can't be read, is empty, or a line has none of these; names the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the prompts {path}: {error}") from error
-    prompts = [_prompt_of(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
-    if not prompts:
-        raise ConfigError(f"{path} holds no prompts")
-    return prompts
-
-
-def _prompt_of(line: str, place: str) -> str:
-    try:
-        row = json.loads(line)
-        found = row.get("prompt") or row.get("question") or row["turns"][0]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{place}: needs a prompt, question or turns") from error
-    if not isinstance(found, str):
-        raise ConfigError(f"{place}: the prompt is not a string")
-    return found
-
-
-def plan_random(arrivals: Iterable[Arrival], vocab_size: int, seed: int) -> list[PlannedRequest]:
-    """Give each arrival a prompt of random token ids of its length."""
-    rng = random.Random(seed)
-    return [
-        PlannedRequest(
-            arrival.at_s,
-            tuple(rng.choices(range(vocab_size), k=arrival.input_len)),
-            arrival.output_len,
-        )
-        for arrival in arrivals
-    ]
-
-
-def plan_prompts(arrivals: Iterable[Arrival], prompts: list[str]) -> list[PlannedRequest]:
-    """Give the arrivals the prompts in order, from the start again when they run out."""
-    texts = itertools.cycle(prompts)
-    return [PlannedRequest(a.at_s, next(texts), a.output_len) for a in arrivals]

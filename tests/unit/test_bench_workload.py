@@ -1,4 +1,4 @@
-"""Arrivals, traces and prompts of a benchmark."""
+"""Arrivals and traces of a benchmark."""
 
 import statistics
 from itertools import pairwise
@@ -9,9 +9,6 @@ from fabric.cli.bench_workload import (
     Arrival,
     fit_trace,
     gamma_arrivals,
-    plan_prompts,
-    plan_random,
-    read_prompts,
     read_trace,
 )
 from fabric.core.errors import ConfigError
@@ -96,29 +93,3 @@ def test_real_traces_are_read(data_path):
         assert len(rows) == 1000
     mooncake = list(read_trace(data_path / "traces/mooncake_conversation_3000.jsonl"))
     assert len(mooncake) == 3000
-
-
-def test_prompts_are_read_in_three_forms(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "a"}\n{"question": "b"}\n{"turns": ["c", "d"]}\n')
-    assert read_prompts(path) == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize("line", ["{}", "[1]", '{"turns": []}', '{"prompt": 5}', "x"])
-def test_a_broken_prompt_names_the_line(tmp_path, line):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "a"}\n' + line + "\n")
-    with pytest.raises(ConfigError, match=r"prompts\.jsonl:2"):
-        read_prompts(path)
-
-
-def test_random_prompts_have_the_lengths_asked_for_and_stay_in_the_vocabulary():
-    plan = plan_random([Arrival(0.0, 5, 2), Arrival(1.0, 50, 3)], vocab_size=10, seed=1)
-    assert [len(request.prompt) for request in plan] == [5, 50]
-    assert {token for request in plan for token in request.prompt} <= set(range(10))
-    assert [request.max_tokens for request in plan] == [2, 3]
-
-
-def test_prompts_start_again_when_they_run_out():
-    plan = plan_prompts([Arrival(float(i), 1, 4) for i in range(3)], ["a", "b"])
-    assert [request.prompt for request in plan] == ["a", "b", "a"]
