@@ -69,6 +69,11 @@ def _add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:S",
         help="ttft, tpot or e2e within so many seconds; repeatable",
     )
+    sampling.add_argument(
+        "--refuse-if-late",
+        action="store_true",
+        help="be refused at once rather than miss an objective, this request's or the model's",
+    )
     sampling.add_argument("--timeout", type=float, metavar="S", help="deadline in seconds")
 
 
@@ -77,6 +82,8 @@ def _generate(args: argparse.Namespace) -> int:
     answer = asyncio.run(_stream(args, prompt, _options(args)))
     if args.json:
         print(json.dumps(dataclasses.asdict(answer), indent=2))
+    elif answer.timing.load_s > 0:
+        print(f"fabric: waited {answer.timing.load_s:.2f} s for the weights", file=sys.stderr)
     return 0
 
 
@@ -112,8 +119,9 @@ def _options(args: argparse.Namespace) -> GenerateOptions:
         options["ignore_eos"] = True
     if args.tenant is not None:
         options["tenant"] = args.tenant
-    if args.objectives:
-        options["objectives"] = Objectives(**dict(args.objectives))
+    if args.objectives or args.refuse_if_late:
+        times_s = dict(args.objectives)
+        options["objectives"] = Objectives(**times_s, refuse_if_late=args.refuse_if_late)
     return options
 
 

@@ -23,8 +23,10 @@ PromptLike = str | Sequence[int] | Sequence[ChatMessage | Mapping[str, str]] | P
 class GenerateOptions(TypedDict, total=False):
     """Options of one generation; what is left out comes from the model's generation_config.
 
-    ``timeout_s`` is the deadline of this call, all attempts together; the others are described in
-    ``protos/fabric/rpc/v1/inference.proto``.
+    ``timeout_s`` is the deadline of this call, all attempts together. ``objectives`` say how fast
+    the answer should be; with their ``refuse_if_late``, a request that is predicted to miss one
+    raises Overloaded at once, with a time to try again after, instead of being served late. The
+    others are described in ``protos/fabric/rpc/v1/inference.proto``.
     """
 
     max_tokens: int | None

@@ -9,8 +9,9 @@ import pytest
 
 from fabric.cli import main
 from fabric.core.errors import InvalidRequest, Unavailable
+from fabric.core.generation import Completed
 from fabric.core.prompt import ChatMessage, PromptChat, PromptText
-from fabric.core.request import Objectives
+from fabric.core.request import Objectives, Timing, Usage
 from fabric.core.weights import WeightState
 from fabric.rpc.convert_weights import wanted_state
 from tests.unit.fake_router import STARTED, TWO_TOKENS, delta, serving_in_thread
@@ -62,6 +63,22 @@ def test_generate_says_how_to_schedule(router, fabric):
     spec = router.specs[0]
     assert (spec.tenant, spec.expected_tokens, spec.priority) == ("acme", 9, -1)
     assert spec.objectives == Objectives(ttft_s=0.5, e2e_s=30.0)
+
+
+def test_generate_asks_to_be_refused_rather_than_late(router, fabric):
+    fabric("generate", "tiny", "Hi", "--refuse-if-late")
+    fabric("generate", "tiny", "Hi", "--refuse-if-late", "--objective", "ttft:0.5")
+    assert [spec.objectives for spec in router.specs] == [
+        Objectives(refuse_if_late=True),
+        Objectives(ttft_s=0.5, refuse_if_late=True),
+    ]
+
+
+def test_generate_says_how_long_it_waited_for_the_weights(router, fabric):
+    woken = Completed(Usage(3, 1), Timing(load_s=2.125))
+    router.scripts = [[STARTED, delta(0, "Hello", last=True), woken]]
+    words = ("generate", "tiny", "Say hello")
+    assert fabric(*words) == (0, "Hello\n", "fabric: waited 2.12 s for the weights\n")
 
 
 def test_generate_reads_a_plain_prompt_from_standard_input(router, fabric, monkeypatch):
