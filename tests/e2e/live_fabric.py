@@ -56,6 +56,19 @@ def serving_gang(
     """
     config = folder / "gang.yaml"
     config.write_text(GANG.format(model=MODEL, source=source, cache=folder, ray=ray))
+    with serving(config, environment) as served:
+        yield served
+
+
+@contextmanager
+def serving(
+    config: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, int]]:
+    """Run `fabric serve` with a configuration file in a process of its own.
+
+    Yields:
+        The router's address, and the process id.
+    """
     command = [sys.executable, "-c", "from fabric.cli import main; main()", "serve", str(config)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -106,9 +119,10 @@ async def wait_until_idle(client: AsyncClient) -> None:
         await asyncio.sleep(0.05)
 
 
-def group_pid() -> int:
-    """Process id of the device group's replica."""
-    (pid,) = (pid for pid in descendants() if b"group-g0" in _read(pid, "cmdline"))
+def group_pid(root: int | None = None, group: str = "g0") -> int:
+    """Process id of a device group's replica, below this process or another one."""
+    name = f"group-{group}".encode()
+    (pid,) = (pid for pid in descendants(root) if name in _read(pid, "cmdline"))
     return pid
 
 

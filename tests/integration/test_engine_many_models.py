@@ -113,7 +113,7 @@ def engine_of(settings: EngineSettings, clock: Clock | None = None) -> Iterator[
         built.engine.close()
     folder = settings.worker.host_weight_dir
     assert folder is not None
-    assert not folder.exists() or not list(folder.iterdir())
+    assert not list(folder.glob("*.weights"))
 
 
 def check_memory(report: LoadReport) -> None:
