@@ -104,8 +104,7 @@ def _arrivals(args: argparse.Namespace, shares: Sequence[ModelShare]) -> list[Ar
 async def _requests(
     args: argparse.Namespace, client: AsyncClient, arrivals: list[Arrival]
 ) -> list[PlannedRequest]:
-    names = sorted({arrival.model for arrival in arrivals})
-    cards = {name: (await client.model(name)).card for name in names}
+    cards = {name: (await client.model(name)).card for name, _ in args.models}
     if args.dataset != "random":
         planned = plan_prompts(arrivals, read_prompts(Path(args.dataset)))
         return await fit_texts(client, planned, is_chat=args.chat)

@@ -11,6 +11,7 @@ from fabric.core.errors import ConfigError
 
 # Bounds in milliseconds by metric: ttft, tpot and e2el.
 SlosMs = Mapping[str, float]
+SLO_METRICS = ("ttft", "tpot", "e2el")
 
 _NUM_ALONE = 3
 
@@ -22,8 +23,8 @@ def parse_slo(text: str) -> tuple[str, float]:
         ValueError: There is no such metric, or the bound is not a number above 0.
     """
     name, _, bound = text.partition(":")
-    if name not in ("ttft", "tpot", "e2el"):
-        raise ValueError(f"{text}: choose from ttft, tpot, e2el, as ttft:MS")
+    if name not in SLO_METRICS:
+        raise ValueError(f"{text}: choose from {', '.join(SLO_METRICS)}, as ttft:MS")
     return name, parse_positive(bound, text)
 
 
@@ -54,13 +55,17 @@ def slos_of(
             slos[name].update(map(parse_slo, bounds))
         except ValueError as error:
             raise ConfigError(f"--goodput-of {name}: {error}") from error
-    return {name: bounds for name, bounds in slos.items() if bounds}
+    return {name: _in_order(bounds) for name, bounds in slos.items() if bounds}
+
+
+def _in_order(bounds: SlosMs) -> SlosMs:
+    return {metric: bounds[metric] for metric in SLO_METRICS if metric in bounds}
 
 
 def objectives_of(slos_ms: SlosMs) -> Objectives:
     """What a request asks for that would rather be refused than miss its bounds."""
     ttft_s, tpot_s, e2e_s = (
-        slos_ms[name] / 1e3 if name in slos_ms else None for name in ("ttft", "tpot", "e2el")
+        slos_ms[name] / 1e3 if name in slos_ms else None for name in SLO_METRICS
     )
     return Objectives(ttft_s, tpot_s, e2e_s, refuse_if_late=True)
 

@@ -83,7 +83,7 @@ def _generate(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(dataclasses.asdict(answer), indent=2))
     elif answer.timing.load_s > 0:
-        print(f"fabric: waited {answer.timing.load_s:.2f} s for the weights", file=sys.stderr)
+        print(f"fabric: waited {_seconds(answer.timing.load_s)} for the weights", file=sys.stderr)
     return 0
 
 
@@ -99,6 +99,10 @@ async def _stream(
         finally:
             print(flush=True)
         return stream.result
+
+
+def _seconds(time_s: float) -> str:
+    return f"{time_s:.1f} s" if time_s >= 0.1 else f"{time_s * 1e3:.1f} ms"
 
 
 def _prompt(args: argparse.Namespace) -> PromptLike:

@@ -21,6 +21,11 @@ def test_a_models_own_bounds_go_before_measured_ones_and_those_before_none():
     assert slos_of(["a", "b"], {}, [["a", "tpot:5"]], {}) == {"a": {"tpot": 5.0}}
 
 
+def test_bounds_are_told_in_the_order_of_the_metrics():
+    (found,) = slos_of(["a"], {"e2el": 9.0}, [["a", "tpot:5", "ttft:1"]], {}).values()
+    assert list(found) == ["ttft", "tpot", "e2el"]
+
+
 @pytest.mark.parametrize("words", [["x", "ttft:1"], ["a"], ["a", "speed:1"], ["a", "ttft:soon"]])
 def test_wrong_bounds_of_a_model_are_told(words):
     with pytest.raises(ConfigError, match=f"--goodput-of {words[0]}"):

@@ -74,11 +74,12 @@ def test_generate_asks_to_be_refused_rather_than_late(router, fabric):
     ]
 
 
-def test_generate_says_how_long_it_waited_for_the_weights(router, fabric):
-    woken = Completed(Usage(3, 1), Timing(load_s=2.125))
+@pytest.mark.parametrize(("load_s", "told"), [(2.125, "2.1 s"), (0.0042, "4.2 ms")])
+def test_generate_says_how_long_it_waited_for_the_weights(router, fabric, load_s, told):
+    woken = Completed(Usage(3, 1), Timing(load_s=load_s))
     router.scripts = [[STARTED, delta(0, "Hello", last=True), woken]]
     words = ("generate", "tiny", "Say hello")
-    assert fabric(*words) == (0, "Hello\n", "fabric: waited 2.12 s for the weights\n")
+    assert fabric(*words) == (0, "Hello\n", f"fabric: waited {told} for the weights\n")
 
 
 def test_generate_reads_a_plain_prompt_from_standard_input(router, fabric, monkeypatch):
