@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fabric.core.profile import Profile
-from fabric.core.request import ModelLoad
+from fabric.core.request import LoadReport, ModelLoad
 from fabric.core.weights import WeightState
 from fabric.router.forecast import Demand, Forecast, GroupView, ModelPace, ModelWork
 
@@ -12,6 +12,8 @@ from fabric.router.forecast import Demand, Forecast, GroupView, ModelPace, Model
 FOREIGN_OUTPUT_TOKENS = 64
 # What one model may be served beyond another by a group's scheduler (FairnessConfig.lag_s).
 SHARE_LAG_S = 0.25
+# With fewer of its blocks free than this, a model alone has no memory for another sequence.
+SHORT_SHARE = 0.05
 
 
 def predict(demand: Demand, view: GroupView) -> Forecast | None:
@@ -62,6 +64,7 @@ class _Ahead:
     prompt_tokens: int = 0
     output_tokens: float = 0.0
     context: int = 0
+    is_short: bool = False
 
     def wait_s(self, num_sequences: int, pace: ModelPace) -> float:
         """Seconds until so many sequences more find their prompts next and room in the batch.
@@ -90,8 +93,11 @@ class _Ahead:
         return self._prefill_s(pace.profile) + steps * pace.profile.decode_s(width, self.context)
 
     def room(self, pace: ModelPace) -> int:
-        """The largest batch: more than was measured if more are seen to run."""
-        return max(pace.max_batch, self.num_running)
+        """The largest batch: more than was measured if more are seen to run.
+
+        Where memory is short, no more than run now.
+        """
+        return max(1 if self.is_short else pace.max_batch, self.num_running)
 
     def _prefill_s(self, profile: Profile) -> float:
         """Seconds to compute the prompts that wait, taken to be equally long."""
@@ -104,7 +110,9 @@ class _Ahead:
 def _work_ahead(view: GroupView) -> Iterator[tuple[str, _Ahead, WeightState]]:
     loads = view.report.models or _only_model(view)
     for load in loads:
-        yield load.model, _larger(view.work.get(load.model), load), load.state
+        ahead = _larger(view.work.get(load.model), load)
+        ahead.is_short = _is_short(view.report, load)
+        yield load.model, ahead, load.state
     for model, work in view.work.items():
         if work.num_requests and not any(load.model == model for load in loads):
             yield model, _larger(work, ModelLoad(model)), WeightState.RESIDENT
@@ -117,6 +125,16 @@ def _only_model(view: GroupView) -> tuple[ModelLoad, ...]:
     report = view.report
     (model,) = view.paces
     return (ModelLoad(model, num_running=report.num_running, num_waiting=report.num_waiting),)
+
+
+def _is_short(report: LoadReport, load: ModelLoad) -> bool:
+    """Whether the model's sequences wait because no memory is left for their KV."""
+    if not load.num_waiting or not report.num_blocks:
+        return False
+    if len(report.models) > 1:
+        num_idle = sum(model.num_idle_slabs for model in report.models)
+        return report.num_free_slabs + num_idle == 0
+    return report.num_free_blocks < SHORT_SHARE * report.num_blocks
 
 
 def _larger(work: ModelWork | None, load: ModelLoad) -> _Ahead:

@@ -1,6 +1,7 @@
 """When a request is predicted to be served."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -64,6 +65,20 @@ def test_a_batch_is_larger_than_measured_where_more_are_seen_to_run():
         demand(), view({"a": work(4, output=160)}, seen, paces={"a": ModelPace.of(one)})
     )
     assert found.ttft_s < 1.0
+
+
+def test_where_memory_is_short_no_more_run_than_run_now():
+    four = ServicePace(PREFILL, ((1, 1, 0.010), (4, 1, 0.010)))
+    seen = ModelLoad("a", num_running=2, num_waiting=1)
+    roomy = view({"a": work(3, output=60)}, seen, paces={"a": ModelPace.of(four)})
+    full = LoadReport(num_blocks=100, num_free_blocks=2, models=(seen,))
+    assert predicted(demand(), roomy).ttft_s == pytest.approx(1 * 0.010 + 0.100)
+    short = predicted(demand(), replace(roomy, report=full))
+    assert short.ttft_s == pytest.approx(2 / 3 * 60 / 2 * 0.010 + 0.100)
+    others = replace(full, models=(seen, ModelLoad("b")), num_slabs=9, num_free_slabs=0)
+    assert predicted(demand(), replace(roomy, report=others)).ttft_s == short.ttft_s
+    spare = replace(others, num_free_slabs=1)
+    assert predicted(demand(), replace(roomy, report=spare)).ttft_s < short.ttft_s
 
 
 def test_another_models_work_is_ahead_until_it_is_done():
