@@ -18,7 +18,7 @@ class Search:
     start_per_s: float
     step: float = 1.12
     stride: int = 4
-    min_k: int = -24
+    min_k: int = -16
     max_k: int = 20
 
     def rate(self, k: int) -> float:

@@ -58,7 +58,7 @@ SUBJECTS = ("a device each", "shared pipeline")
 REQUESTS_IN_A_PASS = 3 * 0.395
 NUM_BACKLOG = 24
 NUM_ALONE = 11
-NUM_WARMUPS = 3
+NUM_WARMUPS = 5
 MIN_GAIN = 1.0
 MAX_ERROR = 0.25
 
