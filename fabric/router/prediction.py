@@ -7,11 +7,12 @@ from fabric.core.profile import Profile
 from fabric.core.request import LoadReport, ModelLoad
 from fabric.core.weights import WeightState
 from fabric.router.forecast import Demand, Forecast, GroupView, ModelPace, ModelWork
+from fabric.scheduler.settings import FairnessConfig
 
 # What is left of an output that another router asked for: nobody tells us.
 FOREIGN_OUTPUT_TOKENS = 64
 # What one model may be served beyond another by a group's scheduler (FairnessConfig.lag_s).
-SHARE_LAG_S = 0.25
+SHARE_LAG_S = FairnessConfig().lag_s or 0.0
 # With fewer of its blocks free than this, a model alone has no memory for another sequence.
 SHORT_SHARE = 0.05
 

@@ -18,7 +18,7 @@ class FairnessConfig:
     the policy alone decides.
     """
 
-    lag_s: float | None = 0.25
+    lag_s: float | None = 0.05
     model_weights: Mapping[str, float] = field(default_factory=dict)
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
 

@@ -88,7 +88,9 @@ def test_a_group_hosts_several_models_each_with_its_own_wishes() -> None:
     assert first == ModelSettings(model="a", source="/models/a")
     assert (second.min_share, second.max_share, second.starts) == (0.25, 0.5, "cold")
     assert (settings.worker.memory_bytes, settings.worker.slab_bytes) == (2**31, 2**21)
-    assert settings.scheduler.fairness == FairnessConfig(0.25, {"a": 1.0, "b": 2.0}, {"x": 3.0})
+    assert settings.scheduler.fairness == FairnessConfig(
+        model_weights={"a": 1.0, "b": 2.0}, tenant_weights={"x": 3.0}
+    )
 
 
 def test_host_memory_keeps_weights_where_several_models_take_turns() -> None:
