@@ -88,10 +88,9 @@ def model_ids(group: Section) -> list[str]:
 
 @contextmanager
 def image_folder() -> Iterator[Path]:
-    """A folder in shared memory, where no weights may be left."""
-    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as folder:
+    """A folder in shared memory for weights; what processes that were killed leave goes, too."""
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
-        assert not list(Path(folder).glob("*.weights"))
 
 
 @contextmanager
