@@ -103,9 +103,20 @@ class Engine:
                 self._take_finished(_COPY_WAIT_S)
             return self._outputs([])
         result = self._executor.collect()
+        if result is None:
+            return self._outputs([])
         output = self._in_flight.popleft()
         updates = self._scheduler.update_from_output(output, result, self._clock.now())
         return self._outputs(updates)
+
+    def notice(self) -> None:
+        """Let a step that waits return if the pipeline has room for more; called on any thread.
+
+        A request that comes while one iteration is in flight would else wait for its end, with the
+        first stages idle.
+        """
+        if 0 < len(self._in_flight) < self._executor.num_batches:
+            self._executor.interrupt()
 
     def close(self) -> None:
         """End the workers."""

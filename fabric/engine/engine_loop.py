@@ -100,6 +100,7 @@ class EngineLoop:
             self._submitted.append(request)
             self._live.add(request.request_id)
             self._wake.notify()
+        self._engine.notice()
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step; unknown ids are ignored."""

@@ -81,12 +81,18 @@ class Executor(Protocol):
         """
         ...
 
-    def collect(self) -> StepResult:
+    def collect(self) -> StepResult | None:
         """Wait for the oldest iteration in flight, and return what it sampled.
+
+        None if it was interrupted; the iteration is still in flight.
 
         Raises:
             GroupError: The workers can't go on.
         """
+        ...
+
+    def interrupt(self) -> None:
+        """Let a collect that waits, or the next one, return None; called on any thread."""
         ...
 
     def move(self, orders: WorkerOrders) -> None:

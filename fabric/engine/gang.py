@@ -92,7 +92,7 @@ class GangExecutor:
         self._listener = socket.create_server((settings.host, 0), backlog=settings.num_ranks)
         self._links: dict[int, ShardLink] = {}
         self._transfers = GangTransfers(settings.num_ranks)
-        self._results: queue.SimpleQueue[Ran | GroupError] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Ran | GroupError | None] = queue.SimpleQueue()
         self._failure: GroupError | None = None
         self._is_closing = False
         self._watcher = threading.Thread(target=self._watch, name="gang", daemon=True)
@@ -160,9 +160,11 @@ class GangExecutor:
         """Send an iteration to every worker."""
         self._broadcast(Run(output))
 
-    def collect(self) -> StepResult:
+    def collect(self) -> StepResult | None:
         """Wait for the sampling rank's next answer."""
         ran = self._results.get()
+        if ran is None:
+            return None
         if isinstance(ran, GroupError):
             raise ran
         self._costs = ExecutorCosts(
@@ -174,6 +176,10 @@ class GangExecutor:
             ran.collective_s,
         )
         return ran.result
+
+    def interrupt(self) -> None:
+        """Let :meth:`collect` return None once."""
+        self._results.put(None)
 
     def move(self, orders: WorkerOrders) -> None:
         """Send orders to every worker, behind the iterations in flight."""

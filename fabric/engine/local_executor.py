@@ -36,6 +36,9 @@ class LocalExecutor:
         """What the iteration sampled."""
         return self._results.popleft()
 
+    def interrupt(self) -> None:
+        """Nothing waits here."""
+
     def move(self, orders: WorkerOrders) -> None:
         """Let the worker begin."""
         self._worker.move(orders)

@@ -68,6 +68,9 @@ class CountingEngine:
         num_running = 0 if self.load.num_swapped else len(self.ages)
         return replace(self.load, num_running=num_running, num_steps=self.num_steps)
 
+    def notice(self) -> None:
+        """Nothing waits in here."""
+
     def explain(self) -> tuple[RequestStatus, ...]:
         self.threads.add(threading.current_thread().name)
         return tuple(RequestStatus(name, "m", RequestPhase.DECODE) for name in self.ages)
