@@ -156,7 +156,7 @@ class BatchChooser:
         if request.admitted_s is not None:
             return
         request.admitted_s = now
-        request.load_s += self.lane.absent_until_s(now)
+        request.load_s = self.lane.absent_until_s(now) - request.absent_s
         request.cached_tokens = sequence.num_computed_tokens
         self.prefix_hit_tokens += request.cached_tokens
         self.prefix_query_tokens += sequence.num_prompt_tokens

@@ -1,6 +1,7 @@
 """Tells for each live request where it is, why it had to give way, and what that has cost."""
 
 from collections import Counter
+from dataclasses import replace
 
 from fabric.core.status import RequestPhase, RequestStatus
 from fabric.kv.transfer import Tier
@@ -23,12 +24,15 @@ def explain(pool: RequestPool, plan: StepPlan, now: float) -> tuple[RequestStatu
 
 
 def _status(request: RequestState, pool: RequestPool, plan: StepPlan, now: float) -> RequestStatus:
-    source, kv = request.source, pool.lanes[request.lane].kv
+    source, lane = request.source, pool.lanes[request.lane]
+    timing = request.timing(now)
+    if request.admitted_s is None:
+        timing = replace(timing, load_s=lane.absent_until_s(now) - request.absent_s)
     # Among several sequences, the one that is served first stands for the request.
     first = min(request.sequences.values(), key=lambda sequence: sequence.order)
     num_blocks, tiers = 0, Counter[Tier]()
     for sequence in request.sequences.values():
-        num_here, places = kv.places(sequence.key)
+        num_here, places = lane.kv.places(sequence.key)
         num_blocks += num_here
         tiers.update(places)
     return RequestStatus(
@@ -45,7 +49,7 @@ def _status(request: RequestState, pool: RequestPool, plan: StepPlan, now: float
         num_parked_blocks=tiers.total(),
         tier="+".join(sorted(tiers)),
         last_preemption=request.last_preemption,
-        timing=request.timing(now),
+        timing=timing,
     )
 
 

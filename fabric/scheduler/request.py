@@ -31,12 +31,13 @@ class RequestState:
 
     ``sequences`` holds the live ones by index, ``unfinished`` the indices that haven't ended:
     before the fork, sequence 0 stands for all of them. ``last_preemption`` says why one of them
-    last had to give way. ``lane`` is the number of its model's; in ``load_s`` before it was
-    admitted the model's weights were not on the device.
+    last had to give way. ``lane`` is the number of its model's. In ``load_s`` before it was
+    admitted the model's weights were not on the device; they had been off it for ``absent_s`` in
+    all when it came.
     """
 
     __slots__ = (
-        "admitted_s", "arrival_s", "cached_tokens", "deadline_s", "first_token_s",
+        "absent_s", "admitted_s", "arrival_s", "cached_tokens", "deadline_s", "first_token_s",
         "lane", "last_preemption", "load_s", "num_output_tokens", "num_preemptions", "number",
         "recomputed_tokens", "sequences", "source", "swapped_bytes", "swapped_s", "unfinished",
     )  # fmt: skip
@@ -46,6 +47,7 @@ class RequestState:
         self.number = number
         self.lane = lane
         self.load_s = 0.0
+        self.absent_s = 0.0
         self.arrival_s = now
         self.deadline_s = None if source.timeout_s is None else now + source.timeout_s
         self.admitted_s: float | None = None

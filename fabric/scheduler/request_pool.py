@@ -73,7 +73,7 @@ class RequestPool:
         """Let a new request wait, as one sequence."""
         self._num_requests += 1
         request = RequestState(source, self._num_requests, lane.number, now)
-        request.load_s = -lane.absent_until_s(now)
+        request.absent_s = lane.absent_until_s(now)
         lane.num_requests += 1
         lane.num_queued_tokens += len(source.prompt_token_ids)
         tokens = list(source.prompt_token_ids)
@@ -262,7 +262,7 @@ class RequestPool:
         if request.first_token_s is None:
             lane.num_queued_tokens -= len(request.source.prompt_token_ids)
         if request.admitted_s is None:
-            request.load_s += lane.absent_until_s(now)
+            request.load_s = lane.absent_until_s(now) - request.absent_s
         self.ended.append(request.end(now, error, reason))
         request.unfinished.clear()
         del self.requests[request.source.request_id]
