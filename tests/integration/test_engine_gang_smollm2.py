@@ -53,7 +53,7 @@ def prompts(alone: BuiltEngine, data_path: Path) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def expected(alone: BuiltEngine, prompts: list[list[int]]) -> list[list[list[int]]]:
-    return tokens(generate(alone.engine, requests(prompts)))
+    return tokens(generate(alone.engine, requests(prompts, model="smollm2")))
 
 
 @pytest.mark.parametrize("layout", [Layout(1, 3), Layout(2, 1)], ids=str)
@@ -66,7 +66,7 @@ def test_greedy_tokens_are_those_of_one_process(
     gang = start(settings, layout)
     try:
         built = gang.engine()
-        assert tokens(generate(built.engine, requests(prompts))) == expected
+        assert tokens(generate(built.engine, requests(prompts, model="smollm2"))) == expected
         report = built.engine.report()
         assert report.num_free_blocks == report.num_blocks
     finally:
