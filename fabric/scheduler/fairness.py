@@ -100,7 +100,7 @@ class Fairness:
 
     def _turn_of(self, flow: _Flow) -> int:
         lag_s = self._config.lag_s
-        return 0 if lag_s is None else int(flow.served_s / lag_s) if lag_s else 0
+        return 0 if lag_s is None else int(flow.served_s / lag_s)
 
     def _flow(self, key: tuple[str, str]) -> _Flow:
         flow = self._flows.get(key)

@@ -22,6 +22,14 @@ class FairnessConfig:
     model_weights: Mapping[str, float] = field(default_factory=dict)
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.lag_s is not None and not self.lag_s > 0.0:
+            raise ConfigError(f"lag_s is {self.lag_s:g}; above 0 is needed, or nothing")
+        for kind in ("model_weights", "tenant_weights"):
+            for name, weight in getattr(self, kind).items():
+                if not weight > 0.0:
+                    raise ConfigError(f"{kind}: {name!r} has {weight:g}; above 0 is needed")
+
 
 @dataclass(frozen=True, slots=True)
 class ResidencyConfig:
