@@ -200,6 +200,9 @@ class AsyncClient:
     ) -> tuple[Residence, ...]:
         """Bring a model's weights to the device or take them away; no request is dropped.
 
+        With ``pinned`` alone this returns as soon as the model is pinned, which may be before its
+        weights are there; give RESIDENT, too, to wait for them.
+
         Args:
             model: The served model's id.
             state: COLD, HOST or RESIDENT; nothing moves if None.

@@ -216,7 +216,11 @@ class Client:
         group: str = "",
         timeout_s: float = 60.0,
     ) -> tuple[Residence, ...]:
-        """Bring a model's weights to the device or take them away; no request is dropped."""
+        """Bring a model's weights to the device or take them away; no request is dropped.
+
+        With ``pinned`` alone this returns as soon as the model is pinned, which may be before its
+        weights are there; give RESIDENT, too, to wait for them.
+        """
         return self._portal.run(
             self._client.set_residence(model, state, pinned, group=group, timeout_s=timeout_s)
         )
