@@ -52,6 +52,7 @@ class WeightMover:
                 try:
                     weights.begin_load()
                 except FabricError as error:
+                    _warn(order, weights, error)
                     self._on_moved(WeightResult(order.number, error.message))
                 else:
                     self._moves.put(_Move(order, weights))
@@ -76,7 +77,7 @@ class WeightMover:
         try:
             num_bytes = self._run(move, start_s)
         except (FabricError, OSError) as error:
-            logger.warning("%s of %s failed: %s", order.move, move.weights.card.model, error)
+            _warn(order, move.weights, error)
             problem = error.message if isinstance(error, FabricError) else str(error)
         except Exception as error:
             # The thread's edge: what we did wrong with one model must not stop the others.
@@ -96,3 +97,7 @@ class WeightMover:
             self._on_moved(WeightResult(move.order.number, seconds=seconds, is_last=False))
 
         return move.weights.load(begin)
+
+
+def _warn(order: WeightOrder, weights: HeldWeights, error: Exception) -> None:
+    logger.warning("%s of %s failed: %s", order.move, weights.card.model, error)

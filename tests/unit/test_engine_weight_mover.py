@@ -105,11 +105,16 @@ def test_memory_is_freed_at_once_and_without_a_result(
 
 @pytest.mark.parametrize("what", ["begin", "load"])
 def test_a_load_that_fails_says_why_once_and_the_next_move_goes_on(
-    mover: WeightMover, weights: ScriptedWeights, results: Results, what: str
+    mover: WeightMover,
+    weights: ScriptedWeights,
+    results: Results,
+    what: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     weights.fails[what] = SourceError("no room")
     order(mover, WeightMove.LOAD, WeightMove.FETCH)
     assert take(results, 2) == [(0, "no room", 0, True), (1, "", 5, True)]
+    assert caplog.messages == ["load of model failed: no room"]
 
 
 def test_a_defect_of_ours_is_the_result_of_its_move_alone(
