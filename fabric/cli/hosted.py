@@ -38,6 +38,15 @@ def describe_memory(load: LoadReport) -> str:
     )
 
 
+def describe_problems(load: LoadReport) -> list[str]:
+    """Why weights didn't get where they were to be, a line for each model that this befell."""
+    return [
+        f"model {model.model} could not be loaded: {' '.join(model.problem.split())}"
+        for model in load.models
+        if model.problem
+    ]
+
+
 def _row(group: str, load: ModelLoad) -> tuple[str, ...]:
     return (
         group,

@@ -7,7 +7,7 @@ import json
 import sys
 
 from fabric.cli.connection import add_connection_arguments, connect
-from fabric.cli.hosted import describe_memory, format_models
+from fabric.cli.hosted import describe_memory, describe_problems, format_models
 from fabric.cli.requests import show_requests
 from fabric.cli.table import format_table, terminal_width
 from fabric.client import DrainOutcome, FabricStatus, GroupStatus
@@ -75,6 +75,8 @@ def _show(status: FabricStatus) -> None:
     for group in status.groups:
         if group.load.num_slabs:
             print(f"{group.name}: {describe_memory(group.load)}")
+        for problem in describe_problems(group.load):
+            print(f"{group.name}: {problem}")
 
 
 def _drain(args: argparse.Namespace) -> int:

@@ -151,7 +151,8 @@ class ModelLoad:
 
     ``num_queued_tokens`` of prompts wait to be computed, and ``num_running`` requests are on the
     device. Its KV has ``num_slabs``, of which ``num_idle_slabs`` hold nothing but cached prefixes.
-    Its weights came to the device ``num_loads`` times, the last time in ``load_s``.
+    Its weights came to the device ``num_loads`` times, the last time in ``load_s``; ``problem`` is
+    why their last move failed, if nothing has come or been asked for since.
     """
 
     model: str
@@ -165,6 +166,7 @@ class ModelLoad:
     weight_bytes: int = 0
     num_loads: int = 0
     load_s: float = 0.0
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ _FIGURES = (
     "num_idle_slabs",
     "weight_bytes",
     "num_loads",
+    "problem",
 )
 
 

@@ -85,8 +85,8 @@ class Presence:
         self._next_look_s = now + _LOOK_PERIOD_S
         orders = residency.plan(self._demands(now), now)
         self._is_stuck = False
-        for number, problem in residency.take_failed():
-            self._give_up(self._pool.lanes[number], problem, now)
+        for number, _ in residency.take_failed():
+            self._give_up(self._pool.lanes[number], now)
         self._follow_access(now)
         return orders
 
@@ -128,6 +128,7 @@ class Presence:
             num_loads=figures.num_loads,
             load_s=figures.load_s,
             weight_bytes=self._weights[lane.number].weight_bytes,
+            problem=figures.problem,
         )
 
     def memory_of(self, report: LoadReport) -> LoadReport:
@@ -195,11 +196,17 @@ class Presence:
                 # Workers forget all sequences of a model with its weights.
                 lane.released.clear()
 
-    def _give_up(self, lane: Lane, problem: str, now: float) -> None:
-        """End the requests that can't begin; those that are parked wait for another try."""
+    def _give_up(self, lane: Lane, now: float) -> None:
+        """End the requests that can't begin; those that are parked wait for another try.
+
+        Why weights didn't come is for operators: it names files, and is in reports.
+        """
         assert self._residency is not None
         retry_after_s = max(1.0, self._residency.retry_after_s(lane.number, now))
-        error = Unavailable(f"model {lane.model!r} could not be loaded: {problem}", retry_after_s)
+        error = Unavailable(
+            f"model {lane.model!r} could not be loaded; the device group's status and log say why",
+            retry_after_s,
+        )
         for request in list(self._pool.requests.values()):
             if request.lane == lane.number and request.admitted_s is None:
                 self._pool.abort(request, now, error, FinishReason.ERROR)

@@ -98,7 +98,9 @@ class Residency:
     def load(self, model: int) -> WeightFigures:
         """Its figures, for reports."""
         record = self._records[model]
-        return WeightFigures(record.state, record.pinned, record.num_loads, record.load_s)
+        return WeightFigures(
+            record.state, record.pinned, record.num_loads, record.load_s, record.problem
+        )
 
     def expected_s(self, model: int) -> tuple[float, float]:
         """Seconds that its weights take from disk to host memory, and from there to the device.
@@ -155,7 +157,7 @@ class Residency:
         state = WeightState.RESIDENT if state is None and pinned else state
         if state is not None:
             record.wish, record.asked_at_s = state, now
-            record.start, record.retry_at_s = None, _AT_ONCE
+            record.start, record.retry_at_s, record.problem = None, _AT_ONCE, ""
             record.access = self._access(record)
         self._due_at_s = _AT_ONCE
 

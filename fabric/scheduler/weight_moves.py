@@ -106,13 +106,13 @@ class WeightMoves:
         seconds = result.seconds or now - began_s
         self._costs.note_move(record, move, seconds)
         if move is WeightMove.FETCH:
-            record.state, record.in_host = WeightState.HOST, True
+            record.arrive_in_host()
         else:
             record.arrive(seconds, now)
         return record
 
     def _fail(self, record: WeightRecord, move: WeightMove, error: str, now: float) -> None:
-        record.fail(now)
+        record.fail(error, now)
         if move is WeightMove.LOAD:
             self._free(record)
         self._failed.append((record.number, error))

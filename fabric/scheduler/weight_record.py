@@ -18,13 +18,14 @@ class WeightRecord:
     ``start`` where they shall be at first, and ``demand`` is the model's work at the last plan.
     ``since_s`` is when iterations could first run with the weights that are on the device, which
     are ``kept_until_s`` even without work; a model that has work and isn't open waits since
-    ``waiting_since_s``. ``prior`` is the state before a move under way.
+    ``waiting_since_s``. ``prior`` is the state before a move under way, and ``problem`` why the
+    last one failed, if nothing has come or been asked for since.
     """
 
     __slots__ = (
         "access", "account", "active_at_s", "asked_at_s", "demand", "in_host", "is_begun",
-        "kept_until_s", "load_s", "num_loads", "number", "pause_s", "pinned", "prior", "retry_at_s",
-        "since_s", "spec", "start", "state", "uses_host", "waiting_since_s", "wish",
+        "kept_until_s", "load_s", "num_loads", "number", "pause_s", "pinned", "prior", "problem",
+        "retry_at_s", "since_s", "spec", "start", "state", "uses_host", "waiting_since_s", "wish",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +50,7 @@ class WeightRecord:
         self.pause_s = 0.0
         self.num_loads = 0
         self.load_s = 0.0
+        self.problem = ""
 
     @property
     def num_on_device(self) -> int:
@@ -109,16 +111,21 @@ class WeightRecord:
         """Its weights begin to move."""
         self.prior, self.state = self.state, state
 
-    def fail(self, now: float) -> None:
+    def fail(self, problem: str, now: float) -> None:
         """They didn't get there: they are where they were, and are left alone for a while."""
-        self.state, self.is_begun = self.prior, False
+        self.state, self.is_begun, self.problem = self.prior, False, problem
         self.start = self.wish = None
         self.pause_s = min(max(2.0 * self.pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         self.retry_at_s = now + self.pause_s
 
+    def arrive_in_host(self) -> None:
+        """A copy of them is in host memory."""
+        self.state, self.in_host, self.problem = WeightState.HOST, True, ""
+
     def arrive(self, load_s: float, now: float) -> None:
         """They are on the device, after ``load_s``."""
         self.state, self.is_begun, self.start = WeightState.RESIDENT, False, None
+        self.problem = ""
         self.since_s = _NOT_YET_S
         self.active_at_s = max(now, self.active_at_s)
         self.num_loads += 1

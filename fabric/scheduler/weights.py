@@ -74,9 +74,13 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class WeightFigures:
-    """Where a model's weights are, how often they came to the device, and how long it took last."""
+    """Where a model's weights are, how often they came to the device, and how long it took last.
+
+    ``problem`` is why the last move failed; empty if it didn't.
+    """
 
     state: WeightState
     pinned: bool
     num_loads: int
     load_s: float
+    problem: str

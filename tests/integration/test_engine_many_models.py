@@ -275,9 +275,13 @@ def test_a_model_whose_files_are_gone_fails_alone_and_works_again_when_they_are_
             error = results[request.request_id].error
             assert isinstance(error, Unavailable)
             assert "could not be loaded" in error.message
+            assert str(tmp_path) not in error.message
             pauses_s.append(error.retry_after_s or 0.0)
         assert min(pauses_s) > 0.0
+        problems = {model.model: model.problem for model in built.scheduler.report().models}
+        assert (str(folder) in problems["s0"], problems["s1"]) == (True, "")
         away.rename(folder)
         clock.advance(max(pauses_s))
         results = generate(built.engine, gone + rest)
         assert tokens(results) == expected(gone + rest, alone)
+        assert not any(model.problem for model in built.scheduler.report().models)

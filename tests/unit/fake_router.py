@@ -154,7 +154,12 @@ MODEL = inference_pb2.Model(
 )
 HOSTED = (
     ModelLoad("tiny", WeightState.RESIDENT, True, 2, 1, 1234, 12, 3, 5 * 2**20, 4, 0.125),
-    ModelLoad("other", weight_bytes=2**30, state=WeightState.COLD),
+    ModelLoad(
+        "other",
+        weight_bytes=2**30,
+        state=WeightState.COLD,
+        problem="/models/other/model.safetensors\nhas changed",
+    ),
 )
 STATUS = control_pb2.StatusResponse(
     version="0.1.0",

@@ -161,8 +161,14 @@ def test_status_shows_what_each_model_takes(fabric):
 
 
 def test_status_shows_who_has_the_memory(fabric):
-    assert fabric("status")[1].splitlines()[-1] == (
+    assert fabric("status")[1].splitlines()[-2] == (
         "left: 64 slabs of 4.0 MiB: 20 weights, 12 KV (3 idle), 32 free; 1.0 MiB fragmented"
+    )
+
+
+def test_status_says_why_a_model_could_not_be_loaded(fabric):
+    assert fabric("status")[1].splitlines()[-1] == (
+        "left: model other could not be loaded: /models/other/model.safetensors has changed"
     )
 
 
@@ -181,6 +187,8 @@ def test_status_as_json(fabric):
     assert status["groups"][0]["load"]["num_slabs"] == 64
     tiny = status["groups"][0]["load"]["models"][0]
     assert (tiny["state"], tiny["pinned"], tiny["num_idle_slabs"]) == ("resident", True, 3)
+    other = status["groups"][0]["load"]["models"][1]
+    assert (tiny["problem"], other["problem"].endswith("has changed")) == ("", True)
     assert status["groups"][1]["state"] == "down"
 
 

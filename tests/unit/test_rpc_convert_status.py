@@ -45,7 +45,7 @@ def test_every_figure_of_a_load_report_reaches_the_client() -> None:
 
 def test_every_figure_of_a_hosted_model_reaches_the_client() -> None:
     figures = {field.name: number for number, field in enumerate(fields(ModelLoad), 1)}
-    words = {"model": "m", "state": WeightState.LOADING, "pinned": True}
+    words = {"model": "m", "state": WeightState.LOADING, "pinned": True, "problem": "torn"}
     hosted = ModelLoad(**{**figures, **words})  # type: ignore[arg-type]
     load = LoadReport(models=(hosted, ModelLoad("n")))
     group = GroupStatus("left", "127.0.0.1:1", 3, GroupState.READY, ("m", "n"), load)

@@ -177,8 +177,12 @@ def test_a_load_that_fails_ends_only_the_requests_that_wait_for_it():
             break
     error = world.ends["c"].error
     assert isinstance(error, Unavailable)
-    assert "could not be loaded: the disk is gone" in error.message
+    assert error.message == (
+        "model 'm1' could not be loaded; the device group's status and log say why"
+    )
     assert error.retry_after_s
+    fine, failed = world.scheduler.report().models
+    assert (fine.problem, failed.problem) == ("", "the disk is gone")
     world.run()
     assert world.ends["b"].error is None
     world.check_tokens()

@@ -251,6 +251,45 @@ def test_who_asks_does_not_wait_for_the_pause_to_end():
     assert world.plan() == [(FETCH, 0)]
 
 
+def test_why_a_move_failed_is_known_until_one_succeeds():
+    world = World([MODEL])
+    world.want(0)
+    world.plan()
+    world.work(error="no such file")
+    assert world.residency.load(0).problem == "no such file"
+    world.now += 1.0
+    world.plan()
+    assert world.residency.load(0).problem == "no such file"
+    world.work()
+    assert world.residency.load(0).problem == ""
+    world.plan()
+    world.work(error="torn cable")
+    assert world.residency.load(0).problem == "torn cable"
+    world.now += 2.0
+    world.plan()
+    world.work()
+    assert (world.states(), world.residency.load(0).problem) == ("r", "")
+
+
+@pytest.mark.parametrize(
+    ("state", "pinned", "problem"),
+    [
+        (WeightState.RESIDENT, None, ""),
+        (WeightState.COLD, None, ""),
+        (None, True, ""),
+        (None, False, "no such file"),
+        (None, None, "no such file"),
+    ],
+)
+def test_who_asks_for_another_move_is_not_told_why_the_last_one_failed(state, pinned, problem):
+    world = World([MODEL])
+    world.want(0)
+    world.plan()
+    world.work(error="no such file")
+    world.residency.ask(0, state, pinned, world.now)
+    assert world.residency.load(0).problem == problem
+
+
 def test_a_wish_that_fails_is_not_tried_again():
     world = World([MODEL])
     world.residency.ask(0, WeightState.RESIDENT, None, world.now)
