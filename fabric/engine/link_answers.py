@@ -92,7 +92,9 @@ async def _set_residence(question: SetResidence, engine: GroupEngine, epoch: int
         raise ModelNotFound(question.model, hosted)
     wish = engine.set_residence(question.model, question.state, question.pinned)
     load = await asyncio.wrap_future(wish)
-    return ResidenceSet(epoch, question.question, load.state, load.pinned, "")
+    return ResidenceSet(
+        epoch, question.question, load.state, load.pinned, load.num_loads, load.problem
+    )
 
 
 def _place(status: RequestStatus) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from fabric.core.errors import InternalError, InvalidRequest, ModelNotFound, RequestError
-from fabric.core.request import LoadReport
+from fabric.core.request import LoadReport, ModelLoad
 from fabric.core.status import GroupState, Residence
 from fabric.core.weights import WeightState
 from fabric.router.catalog import Catalog
@@ -57,8 +57,8 @@ async def set_residence(
         elif group or not isinstance(result, RequestError):
             raise result
         else:
-            state, pinned = _reported(catalog.link(name).load, wish.model)
-            residences.append(Residence(name, state or WeightState.COLD, pinned, result.message))
+            load = _reported(catalog.link(name).load, wish.model)
+            residences.append(Residence(name, load.state, load.pinned, result.message))
     return tuple(residences)
 
 
@@ -96,13 +96,15 @@ def _hosts(catalog: Catalog, model: str, group: str) -> tuple[str, ...]:
 async def _move(name: str, link: GroupLink, wish: Wish, timeout_s: float) -> Residence:
     now = asyncio.get_running_loop().time
     started_s = now()
-    told = await _ask(link, wish)
-    error, highest = told.error, told
+    first = highest = told = await _ask(link, wish)
+    error = ""
     try:
         async with asyncio.timeout(timeout_s):
             while not (error or wish.is_met(told)):
                 before, told = told, await _change(link, wish.model, told)
-                error = told.error or _return(wish, before, told) or _fall(wish, highest, told)
+                if not wish.is_met(told):
+                    returned = _return(wish, first, before, told)
+                    error = told.error or returned or _fall(wish, highest, told)
                 highest = max(highest, told, key=lambda answer: _HEIGHT[answer.state])
     except TimeoutError:
         error = _shortfall(wish, told, timeout_s)
@@ -121,7 +123,7 @@ async def _ask(link: GroupLink, wish: Wish) -> ResidenceSet:
 
 
 async def _change(link: GroupLink, model: str, told: ResidenceSet) -> ResidenceSet:
-    """Wait until the weights are elsewhere than ``told``.
+    """Wait until the weights are elsewhere than ``told``, or were meanwhile, or can't go on.
 
     A report may be older than the last answer: what it says anew is asked for, before it counts.
     """
@@ -130,27 +132,36 @@ async def _change(link: GroupLink, model: str, told: ResidenceSet) -> ResidenceS
         await asyncio.sleep(_POLL_S)
         report, seen_before = link.load, seen
         seen = report
-        if report is seen_before or _reported(report, model)[0] is told.state:
+        load = _reported(report, model)
+        if report is seen_before or not (load.problem or _has_moved(load, told)):
             continue
         answer = await _ask(link, Wish(model))
-        if answer.state is not told.state:
+        if answer.error or _has_moved(answer, told):
             return answer
 
 
-def _reported(report: LoadReport, model: str) -> tuple[WeightState | None, bool]:
-    for load in report.models:
-        if load.model == model:
-            return load.state, load.pinned
-    return None, False
+def _has_moved(now: ModelLoad | ResidenceSet, told: ResidenceSet) -> bool:
+    return now.state is not told.state or now.num_loads > told.num_loads
 
 
-def _return(wish: Wish, before: ResidenceSet, told: ResidenceSet) -> str:
-    """Whether weights that were to leave have left, and are on their way back; empty if not."""
-    is_to_leave = wish.state in (WeightState.COLD, WeightState.HOST)
+def _reported(report: LoadReport, model: str) -> ModelLoad:
+    unknown = ModelLoad(model, WeightState.COLD)
+    return next((load for load in report.models if load.model == model), unknown)
+
+
+def _return(wish: Wish, first: ResidenceSet, before: ResidenceSet, told: ResidenceSet) -> str:
+    """Whether weights that were to leave have left, and are back or on their way; empty if not."""
+    if wish.state not in (WeightState.COLD, WeightState.HOST):
+        return ""
     was_there = before.state in (WeightState.HOST, WeightState.RESIDENT)
-    if is_to_leave and was_there and told.state is WeightState.LOADING:
+    if was_there and told.state is WeightState.LOADING:
         return "left the device, and comes back for requests that wait for it"
-    return ""
+    # A load that is under way when they are to leave is over before that.
+    if told.num_loads <= first.num_loads + (first.state is WeightState.LOADING):
+        return ""
+    if first.state in (WeightState.LOADING, WeightState.RESIDENT):
+        return "left the device, and came back for requests that waited for it"
+    return "came to the device for requests that waited for it"
 
 
 def _fall(wish: Wish, highest: ResidenceSet, told: ResidenceSet) -> str:

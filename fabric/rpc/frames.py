@@ -23,7 +23,7 @@ from fabric.core.status import RequestStatus
 from fabric.core.weights import WeightState
 from fabric.rpc.framing import MAX_FRAME_BYTES, Framing
 
-VERSION = 3
+VERSION = 4
 # Before the peer has proved that it knows the secret, it may send only this much.
 MAX_GREETING_BYTES = 4096
 
@@ -158,12 +158,16 @@ class SetResidence:
 
 @dataclass(frozen=True, slots=True)
 class ResidenceSet:
-    """From the group: it has begun; where the weights are now, and why they can't go on if so."""
+    """From the group: it has begun; where the weights are now, and why they can't go on if so.
+
+    They came to the device ``num_loads`` times so far.
+    """
 
     epoch: int
     question: int
     state: WeightState
     pinned: bool
+    num_loads: int
     error: str
 
 

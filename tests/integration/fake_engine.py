@@ -135,7 +135,7 @@ class FakeEngine:
         """Weights that are pinned can't be taken away."""
         answer: Future[ModelLoad] = Future()
         self.wishes.append((state, pinned))
-        weights = self.weights
+        weights = self.weights if state is None else replace(self.weights, problem="")
         if pinned is not None:
             weights = replace(weights, pinned=pinned)
         if self.is_slow and state is WeightState.RESIDENT is not weights.state:

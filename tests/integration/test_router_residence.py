@@ -135,6 +135,57 @@ async def test_weights_that_come_back_for_requests_end_the_wait(engine, leaving)
     assert residence.error == "left the device, and comes back for requests that wait for it"
 
 
+async def test_weights_that_left_and_came_back_between_two_reports_end_the_wait(engine, leaving):
+    engine.weights = replace(engine.weights, num_loads=1)
+    (residence,) = await leaving
+    assert residence.state is RESIDENT
+    assert residence.error == "left the device, and came back for requests that waited for it"
+
+
+async def test_weights_that_come_from_disk_past_host_memory_end_the_wait(client, engine):
+    engine.weights = replace(engine.weights, state=COLD)
+    engine.is_slow = True
+    call = asyncio.create_task(client.set_residence(MODEL, HOST))
+    while not engine.wishes:
+        await asyncio.sleep(0)
+    engine.weights = replace(engine.weights, state=RESIDENT, num_loads=1)
+    (residence,) = await call
+    assert residence.error == "came to the device for requests that waited for it"
+
+
+async def test_a_load_that_was_under_way_is_not_taken_for_a_return(client, engine):
+    engine.weights = replace(engine.weights, state=LOADING)
+    engine.is_slow = True
+    call = asyncio.create_task(client.set_residence(MODEL, HOST))
+    while not engine.wishes:
+        await asyncio.sleep(0)
+    engine.weights = replace(engine.weights, state=RESIDENT, num_loads=1)
+    # The call has asked again, and goes on waiting.
+    while (None, None) not in engine.wishes:
+        await asyncio.sleep(0)
+    engine.weights = replace(engine.weights, state=HOST)
+    (residence,) = await call
+    assert (residence.state, residence.error) == (HOST, "")
+
+
+@pytest.mark.parametrize("state", [HOST, LOADING])
+async def test_a_load_that_fails_ends_the_wait_and_says_why(engine, loading, state):
+    engine.weights = replace(engine.weights, state=state, problem="model.bin has changed")
+    (residence,) = await loading
+    assert (residence.state, residence.error) == (state, "model.bin has changed")
+
+
+async def test_why_an_earlier_load_failed_is_no_answer_to_a_new_wish(client, engine):
+    engine.weights = replace(engine.weights, state=HOST, problem="model.bin has changed")
+    engine.reported = engine.weights
+    engine.is_slow = True
+    (residence,) = await client.set_residence(MODEL, RESIDENT, timeout_s=0.2)
+    assert residence.error == "is still loading after 0.2 s"
+    engine.weights = replace(engine.weights, problem="model.bin has changed")
+    (unpinned,) = await client.set_residence(MODEL, pinned=False)
+    assert unpinned.error == ""
+
+
 async def test_a_group_that_is_lost_on_the_way_ends_the_wait(world, loading):
     await world.groups.pop().stop()
     (residence,) = await loading
