@@ -103,7 +103,7 @@ async def _move(name: str, link: GroupLink, wish: Wish, timeout_s: float) -> Res
             while not (error or wish.is_met(told)):
                 before, told = told, await _change(link, wish.model, told)
                 if not wish.is_met(told):
-                    returned = _return(wish, first, before, told)
+                    returned = _return(wish, first, before, told) or _leave(wish, first, told)
                     error = told.error or returned or _fall(wish, highest, told)
                 highest = max(highest, told, key=lambda answer: _HEIGHT[answer.state])
     except TimeoutError:
@@ -162,6 +162,13 @@ def _return(wish: Wish, first: ResidenceSet, before: ResidenceSet, told: Residen
     if first.state in (WeightState.LOADING, WeightState.RESIDENT):
         return "left the device, and came back for requests that waited for it"
     return "came to the device for requests that waited for it"
+
+
+def _leave(wish: Wish, first: ResidenceSet, told: ResidenceSet) -> str:
+    """Whether weights that were to come have come, and had to go again; empty if not."""
+    if wish.state is WeightState.RESIDENT and told.num_loads > first.num_loads:
+        return "came to the device, and left it again for other models"
+    return ""
 
 
 def _fall(wish: Wish, highest: ResidenceSet, told: ResidenceSet) -> str:

@@ -153,7 +153,9 @@ async def test_models_are_moved_and_pinned_while_streams_of_all_go_on(
                 # They leave, and come back for the next stream: nobody may see them gone.
                 await move(client, state, model=model, timeout_s=0.5)
             loaded = await move(client, RESIDENT, model=model)
-            assert (loaded.state, loaded.error) == (RESIDENT, "")
+            # The others have streams, too: they may have its place before anybody looks.
+            has_left = "came to the device, and left it again" in loaded.error
+            assert has_left or (loaded.state, loaded.error) == (RESIDENT, "")
         await streams.more()
     assert streams.failures == []
     for model in MODELS:

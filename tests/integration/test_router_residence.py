@@ -122,6 +122,13 @@ async def test_weights_that_fall_back_end_the_wait(client, engine, loading):
     assert residence.error.startswith("went back to host before it was resident")
 
 
+async def test_weights_that_came_and_had_to_go_between_two_reports_end_the_wait(engine, loading):
+    engine.weights = replace(engine.weights, state=HOST, num_loads=1)
+    (residence,) = await loading
+    assert residence.state is HOST
+    assert residence.error == "came to the device, and left it again for other models"
+
+
 async def test_weights_leave_when_their_work_is_done(engine, leaving):
     engine.weights = replace(engine.weights, state=HOST)
     (residence,) = await leaving
