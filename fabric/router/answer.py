@@ -57,12 +57,16 @@ class Meter:
         self._places.work.note_tokens(count)
         self._places.tenant.num_used += count
 
-    def note_end(self, end: Completed, reason: FinishReason | None) -> None:
+    def note_end(self, end: Completed, reason: FinishReason | None, now: float) -> None:
         """The request has completed."""
         self._figures.note_end(end, reason)
-        if reason in (FinishReason.STOP, FinishReason.LENGTH):
-            num_tokens = end.usage.completion_tokens / self._request.sampling.n
-            self._routing.note_output(self._request, num_tokens)
+        if reason not in (FinishReason.STOP, FinishReason.LENGTH):
+            return
+        num_tokens = end.usage.completion_tokens / self._request.sampling.n
+        self._routing.note_output(self._request, num_tokens)
+        if num_tokens > 1.0:
+            tpot_s = end.timing.decode_s / (num_tokens - 1.0)
+            self._routing.note_pace(self._route, tpot_s, now)
 
 
 class Answer:
@@ -104,6 +108,6 @@ class Answer:
         if self.finish_reason is FinishReason.DEADLINE:
             late = DeadlineExceeded("the deadline passed before the request finished")
             return Letters(letters.deltas, late)
-        self._meter.note_end(end, self.finish_reason)
+        self._meter.note_end(end, self.finish_reason, self._now())
         self.completed = Completed(end.usage, replace(end.timing, group=self.group))
         return Letters(letters.deltas, self.completed)

@@ -3,8 +3,6 @@
 import math
 from collections import OrderedDict
 
-from fabric.router.forecast import Forecast
-
 # Before anything is known; a prior that one request in a few overrules.
 DEFAULT_OUTPUT_TOKENS = 128.0
 # Later requests count more: the mean is over about so many.
@@ -46,10 +44,10 @@ class OutputLengths:
 
 
 class Calibration:
-    """How long first tokens really take on each group, as a ratio of what was predicted.
+    """How long something really takes on each group, as a ratio of what was predicted.
 
     A bounded running mean of logarithms, so that twice and half cancel out. Without news it goes
-    back to 1. Requests that waited for weights don't count: that time is not the profile's.
+    back to 1.
     """
 
     def __init__(self) -> None:
@@ -60,11 +58,11 @@ class Calibration:
         known = self._logs.get(group)
         return 1.0 if known is None else math.exp(_faded(*known, now))
 
-    def note(self, group: str, forecast: Forecast, ttft_s: float, now: float) -> None:
-        """Compare a first token's time with its forecast."""
-        if forecast.load_s > 0.0 or forecast.profiled_s <= 0.0:
+    def note(self, group: str, found_s: float, profiled_s: float, now: float) -> None:
+        """Compare what a thing took with what the measured times alone gave for it."""
+        if profiled_s <= 0.0:
             return
-        found = math.log(min(max(ttft_s / forecast.profiled_s, MIN_RATIO), MAX_RATIO))
+        found = math.log(min(max(found_s / profiled_s, MIN_RATIO), MAX_RATIO))
         last = _faded(*self._logs.get(group, (0.0, now)), now)
         self._logs[group] = (last + RATIO_WEIGHT * (found - last), now)
 

@@ -85,7 +85,8 @@ class GroupView:
     """A group as a router sees it at one moment.
 
     ``work`` is what this router has there, by model, ``report`` what the group last told, and
-    ``ratio`` how its times compare with those predicted so far.
+    ``ratio`` how times to its first tokens compare with those predicted so far, ``step_ratio`` how
+    those from each token to the next do.
     """
 
     group: str
@@ -93,6 +94,7 @@ class GroupView:
     report: LoadReport = field(default_factory=LoadReport)
     paces: Mapping[str, ModelPace] = field(default_factory=dict)
     ratio: float = 1.0
+    step_ratio: float = 1.0
 
     def state(self, model: str) -> WeightState:
         """Where a model's weights are; on the device if the group tells nothing of it."""
@@ -106,7 +108,8 @@ class GroupView:
 class Forecast:
     """When a request would be served, in seconds from now.
 
-    In ``load_s`` of ``ttft_s`` the weights are brought; the rest was multiplied by ``ratio``.
+    In ``load_s`` of ``ttft_s`` the weights are brought; the rest was multiplied by ``ratio``, and
+    ``tpot_s`` by ``step_ratio``.
     """
 
     ttft_s: float
@@ -114,11 +117,17 @@ class Forecast:
     e2e_s: float
     load_s: float = 0.0
     ratio: float = 1.0
+    step_ratio: float = 1.0
 
     @property
-    def profiled_s(self) -> float:
+    def profiled_ttft_s(self) -> float:
         """What the measured times alone give for the first token, loading left out."""
         return (self.ttft_s - self.load_s) / self.ratio
+
+    @property
+    def profiled_tpot_s(self) -> float:
+        """What the measured times alone give for each token after the first."""
+        return self.tpot_s / self.step_ratio
 
 
 class Paces:

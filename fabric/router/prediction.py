@@ -49,10 +49,14 @@ def predict(demand: Demand, view: GroupView) -> Forecast | None:
     first_s = mine.wait_s(demand.num_sequences, pace) + profile.prefill_s(demand.num_prompt_tokens)
     step_s = _step_s(demand, mine, pace)
     num_steps = demand.num_output_tokens - 1
-    ttft_s = load_s + view.ratio * _shared(first_s, others, load_s)
-    e2e_s = load_s + view.ratio * _shared(first_s + num_steps * step_s, others, load_s)
-    tpot_s = (e2e_s - ttft_s) / num_steps if num_steps > 0 else view.ratio * step_s
-    return Forecast(ttft_s, tpot_s, e2e_s, load_s, view.ratio)
+    before_s = _shared(first_s, others, load_s)
+    ttft_s = load_s + view.ratio * before_s
+    tpot_s = view.step_ratio * step_s
+    if num_steps > 0:
+        all_s = _shared(first_s + num_steps * step_s, others, load_s)
+        tpot_s = view.step_ratio * (all_s - before_s) / num_steps
+    e2e_s = ttft_s + num_steps * tpot_s
+    return Forecast(ttft_s, tpot_s, e2e_s, load_s, view.ratio, view.step_ratio)
 
 
 @dataclass(slots=True)

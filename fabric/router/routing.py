@@ -62,6 +62,7 @@ class Routing:
         self._affinity = PrefixAffinity()
         self._lengths = OutputLengths()
         self.calibration = Calibration()
+        self.step_calibration = Calibration()
 
     def objectives(self, request: GenerationRequest) -> Objectives:
         """The request's own, and its model's where it states none."""
@@ -121,9 +122,18 @@ class Routing:
         self._affinity.note(route.group, route.demand.prefix)
 
     def note_first_token(self, route: Route, ttft_s: float, now: float) -> None:
-        """Compare the time to a request's first token with what was predicted."""
-        if route.forecast is not None and not route.is_cold:
-            self.calibration.note(route.group, route.forecast, ttft_s, now)
+        """Compare the time to a request's first token with what was predicted.
+
+        Requests that waited for weights don't count: that time is not the profile's.
+        """
+        forecast = route.forecast
+        if forecast is not None and not route.is_cold and forecast.load_s == 0.0:
+            self.calibration.note(route.group, ttft_s, forecast.profiled_ttft_s, now)
+
+    def note_pace(self, route: Route, tpot_s: float, now: float) -> None:
+        """Compare the time for each token after a request's first with what was predicted."""
+        if route.forecast is not None:
+            self.step_calibration.note(route.group, tpot_s, route.forecast.profiled_tpot_s, now)
 
     def note_output(self, request: GenerationRequest, num_tokens: float) -> None:
         """Learn from the length of a complete output."""
@@ -131,7 +141,7 @@ class Routing:
 
     def keep_only(self, groups: set[str]) -> None:
         """Forget what was learned of all groups but these."""
-        for learned in (self._paces, self._affinity, self.calibration):
+        for learned in (self._paces, self._affinity, self.calibration, self.step_calibration):
             learned.keep_only(groups)
 
     def _view(self, group: ReadyGroup, now: float) -> GroupView:
@@ -141,6 +151,7 @@ class Routing:
             group.load,
             self._paces.of(group.name, group.models),
             self.calibration.ratio(group.name, now),
+            self.step_calibration.ratio(group.name, now),
         )
 
     def _candidate(self, demand: Demand, view: GroupView) -> Candidate:

@@ -29,10 +29,14 @@ def of_objectives(slo: SloFigures) -> Iterator[Metric]:
 
 
 def of_predictions(routing: Routing, groups: tuple[str, ...], now: float) -> Iterator[Metric]:
-    """What predictions are multiplied by, by group: time to first token over that predicted."""
+    """What predictions are multiplied by, by group: times that came out over those predicted."""
     ratio = GaugeMetricFamily(
         "fabric_prediction_ratio", "Time to first token, over that predicted", labels=("group",)
     )
+    steps = GaugeMetricFamily(
+        "fabric_prediction_step_ratio", "Time a token, over that predicted", labels=("group",)
+    )
     for group in groups:
         ratio.add_metric((group,), routing.calibration.ratio(group, now))
-    yield ratio
+        steps.add_metric((group,), routing.step_calibration.ratio(group, now))
+    yield from (ratio, steps)

@@ -15,8 +15,6 @@ from fabric.router.experience import (
 from fabric.router.forecast import Forecast
 from tests.unit.routing_world import request
 
-FORECAST = Forecast(ttft_s=1.0, tpot_s=0.1, e2e_s=2.0)
-
 
 def test_outputs_are_expected_to_be_as_long_as_the_models_last_ones():
     lengths = OutputLengths()
@@ -54,7 +52,7 @@ def test_a_group_that_is_slower_than_measured_has_its_predictions_multiplied():
     calibration = Calibration()
     assert calibration.ratio("left", 0.0) == 1.0
     for _ in range(100):
-        calibration.note("left", FORECAST, 2.0, 0.0)
+        calibration.note("left", 2.0, 1.0, 0.0)
     assert calibration.ratio("left", 0.0) == pytest.approx(2.0, rel=0.01)
     assert calibration.ratio("right", 0.0) == 1.0
 
@@ -63,7 +61,9 @@ def test_a_prediction_that_was_multiplied_is_compared_as_it_was_before():
     calibration = Calibration()
     for _ in range(100):
         ratio = calibration.ratio("left", 0.0)
-        calibration.note("left", Forecast(ratio, 0.1, 2 * ratio, 0.0, ratio), 2.0, 0.0)
+        forecast = Forecast(ratio, 0.1 * ratio, 2 * ratio, 0.0, ratio, ratio)
+        assert forecast.profiled_tpot_s == pytest.approx(0.1)
+        calibration.note("left", 2.0, forecast.profiled_ttft_s, 0.0)
     assert calibration.ratio("left", 0.0) == pytest.approx(2.0, rel=0.01)
 
 
@@ -71,7 +71,7 @@ def test_a_prediction_that_was_multiplied_is_compared_as_it_was_before():
 def test_the_ratio_is_bounded(ttft_s, bound):
     calibration = Calibration()
     for _ in range(1000):
-        calibration.note("left", FORECAST, ttft_s, 0.0)
+        calibration.note("left", ttft_s, 1.0, 0.0)
         assert MIN_RATIO <= calibration.ratio("left", 0.0) <= MAX_RATIO
     assert calibration.ratio("left", 0.0) == pytest.approx(bound)
 
@@ -79,20 +79,20 @@ def test_the_ratio_is_bounded(ttft_s, bound):
 def test_the_ratio_is_forgotten_where_nothing_is_served_any_more():
     calibration = Calibration()
     for _ in range(1000):
-        calibration.note("left", FORECAST, 4.0, 0.0)
+        calibration.note("left", 4.0, 1.0, 0.0)
     assert calibration.ratio("left", RATIO_HALF_LIFE_S) == pytest.approx(2.0)
     assert calibration.ratio("left", 100 * RATIO_HALF_LIFE_S) == pytest.approx(1.0)
 
 
-def test_a_request_that_waits_for_weights_teaches_nothing():
+def test_what_was_not_predicted_teaches_nothing():
     calibration = Calibration()
-    calibration.note("left", Forecast(3.0, 0.1, 4.0, load_s=2.0), 9.0, 0.0)
+    calibration.note("left", 9.0, 0.0, 0.0)
     assert calibration.ratio("left", 0.0) == 1.0
 
 
 def test_groups_that_are_gone_are_forgotten():
     calibration, affinity = Calibration(), PrefixAffinity()
-    calibration.note("left", FORECAST, 4.0, 0.0)
+    calibration.note("left", 4.0, 1.0, 0.0)
     affinity.note("left", (1, 2))
     for learned in (calibration, affinity):
         learned.keep_only({"right"})

@@ -108,7 +108,7 @@ def test_weights_that_are_not_on_the_device_are_waited_for(state, load_s):
     found = predicted(demand(), view(None, ModelLoad("a", state)))
     assert found.load_s == load_s
     assert found.ttft_s == pytest.approx(load_s + 0.100)
-    assert found.profiled_s == pytest.approx(0.100)
+    assert found.profiled_ttft_s == pytest.approx(0.100)
 
 
 def test_what_others_do_during_a_load_is_not_waited_for_again():
@@ -141,11 +141,14 @@ def test_a_group_of_one_model_need_not_tell_its_models_apart():
     assert predicted(demand(), alone).tpot_s == pytest.approx(0.012)
 
 
-def test_the_ratio_multiplies_all_but_the_load():
-    found = predicted(demand(), view(None, ModelLoad("a", WeightState.HOST), ratio=3.0))
+def test_the_ratios_multiply_all_but_the_load():
+    ratios = {"ratio": 3.0, "step_ratio": 2.0}
+    found = predicted(demand(), view(None, ModelLoad("a", WeightState.HOST), **ratios))
     assert found.ttft_s == pytest.approx(2.0 + 3 * 0.100)
-    assert found.tpot_s == pytest.approx(3 * 0.010)
-    assert found.profiled_s == pytest.approx(0.100)
+    assert found.tpot_s == pytest.approx(2 * 0.010)
+    assert found.e2e_s == pytest.approx(found.ttft_s + 10 * 2 * 0.010)
+    assert found.profiled_ttft_s == pytest.approx(0.100)
+    assert found.profiled_tpot_s == pytest.approx(0.010)
 
 
 @pytest.mark.parametrize("pace", [ServicePace(), ServicePace(PREFILL), ServicePace((), DECODE)])
