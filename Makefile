@@ -38,7 +38,7 @@ serve: $(RUNNABLE)
 test check bench: export OMP_NUM_THREADS ?= 2
 
 test: venv
-	$(PYTEST) -m "not ray and not dist and not weights"
+	$(PYTEST) -n 2 -m "not ray and not dist and not weights"
 	$(PYTEST) -m weights
 	$(PYTEST) -m "ray or dist"
 
