@@ -7,32 +7,16 @@ import pytest
 
 from fabric.cli import main
 from fabric.client import (
-    AsyncClient,
     Client,
     DeadlineExceeded,
     GroupState,
     InvalidRequest,
     ModelNotFound,
     ModelState,
-    RetryPolicy,
     Started,
     Unavailable,
 )
-from tests.integration.router_world import MODEL, cancelled_id, running_world
-
-NO_RETRY = RetryPolicy(max_attempts=1)
-
-
-@pytest.fixture
-async def world():
-    async with running_world() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(world):
-    async with AsyncClient(world.target, retry=NO_RETRY) as connected:
-        yield connected
+from tests.integration.router_world import MODEL, cancelled_id
 
 
 async def test_streams_and_whole_answers_agree(client):

@@ -32,18 +32,6 @@ COLD, HOST, LOADING, RESIDENT = (
 
 
 @pytest.fixture
-async def world():
-    async with running_world() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(world):
-    async with AsyncClient(world.target, retry=NO_RETRY) as connected:
-        yield connected
-
-
-@pytest.fixture
 def engine(world):
     return world.groups[0].engine
 

@@ -23,18 +23,6 @@ from tests.integration.router_world import MODEL, running_world, spec, stream
 NO_RETRY = RetryPolicy(max_attempts=1)
 
 
-@pytest.fixture
-async def world():
-    async with running_world() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(world):
-    async with AsyncClient(world.target, retry=NO_RETRY) as connected:
-        yield connected
-
-
 async def hold(world, *request_ids, tenant=""):
     """Requests of these ids, in flight without a token as long as the first group rests."""
     engine = world.groups[0].engine
