@@ -12,6 +12,11 @@ from fabric.scheduler.weights import Access, Demand
 _SHORTEST_TURN_S = 0.25
 
 
+# A model that has had no new token yet keeps its place for so many turns: else two could throw away
+# each other's half-computed prompts for ever.
+_TURNS_TO_GAIN = 16.0
+
+
 class Eviction:
     """Picks as few as needed of those that may be taken, the cheapest first.
 
@@ -134,7 +139,8 @@ class Eviction:
             return False
         if record.demand is None:
             return True
-        is_over = now >= record.since_s + self.turn_s(record)
+        num_turns = 1.0 if record.demand.has_gained else _TURNS_TO_GAIN
+        is_over = now >= record.since_s + num_turns * self.turn_s(record)
         return is_over and self._goes_before(claimant, record)
 
     @staticmethod

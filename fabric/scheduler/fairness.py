@@ -109,14 +109,15 @@ class Fairness:
             models, tenants = self._config.model_weights, self._config.tenant_weights
             flow = self._flows[key] = _Flow(models.get(model, 1.0) * tenants.get(tenant, 1.0))
             if len(self._flows) > _MEMORY:
-                self._forget_one()
+                self._forget_one(key)
         self._flows.move_to_end(key)
         return flow
 
-    def _forget_one(self) -> None:
-        idle = next((key for key, flow in self._flows.items() if not flow.live), None)
-        if idle is not None:
-            del self._flows[idle]
+    def _forget_one(self, newest: tuple[str, str]) -> None:
+        """Forget whoever has been without work for longest; all may have work."""
+        idle = (key for key, flow in self._flows.items() if not flow.live and key != newest)
+        if (oldest := next(idle, None)) is not None:
+            del self._flows[oldest]
 
 
 def _key(sequence: SequenceState) -> tuple[str, str]:

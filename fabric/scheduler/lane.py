@@ -31,7 +31,8 @@ class Lane:
     ones; ``away`` those whose KV is parked or on its way, by key. ``num_slots`` counts running
     sequences and those that arrive, siblings that a fork will add included. ``released`` are the
     keys that the workers are to forget. ``num_queued_tokens`` are those of prompts of requests
-    that have no output yet, and ``num_requests`` are live.
+    that have no output yet, and ``num_requests`` are live. ``num_sampled`` tokens have come in all,
+    ``num_sampled_before`` of them before its weights came.
 
     Its weights were off the device for ``absent_s`` in all until now, or until ``absent_since_s``
     if they are (None: they aren't).
@@ -39,7 +40,8 @@ class Lane:
 
     __slots__ = (
         "absent_s", "absent_since_s", "away", "kv", "model", "num_queued_tokens", "num_requests",
-        "num_slots", "number", "released", "running", "spec", "waiting",
+        "num_sampled", "num_sampled_before", "num_slots", "number", "released", "running", "spec",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, spec: ScheduledModel) -> None:
@@ -54,6 +56,8 @@ class Lane:
         self.num_slots = 0
         self.num_requests = 0
         self.num_queued_tokens = 0
+        self.num_sampled = 0
+        self.num_sampled_before = 0
         self.absent_s = 0.0
         self.absent_since_s: float | None = None
 
@@ -62,6 +66,7 @@ class Lane:
         if is_present and self.absent_since_s is not None:
             self.absent_s += now - self.absent_since_s
             self.absent_since_s = None
+            self.num_sampled_before = self.num_sampled
         elif not is_present and self.absent_since_s is None:
             self.absent_since_s = now
 

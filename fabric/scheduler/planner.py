@@ -32,19 +32,21 @@ class Planner:
     def plan(self, now: float) -> StepPlan:
         """The iteration of the model whose best sequence ranks first, of those that can run."""
         budget = self._config.max_num_batched_tokens
+        choosers = self._presence.open_of(self._choosers)
         ready = [
             (order, chooser.lane.number)
-            for chooser in self._presence.open_of(self._choosers)
+            for chooser in choosers
             if (order := chooser.next_order()) is not None
         ]
         ready.sort()
+        # Other models' iterations fill the pipeline too, those that are in flight among them.
+        num_busy = sum(1 for chooser in choosers if chooser.lane.num_requests)
+        num_parts = -(-self._config.num_batches // max(1, num_busy))
         plan = StepPlan(self._pool.lanes[0], budget)
         for _, number in ready:
             lane = self._pool.lanes[number]
             plan = StepPlan(lane, budget)
             chosen = self._choosers[number].choose(now)
-            # Other models' iterations fill the pipeline too.
-            num_parts = -(-self._config.num_batches // len(ready))
             self._plan_sequences(plan, chosen, num_parts, now)
             if plan:
                 break

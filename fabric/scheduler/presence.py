@@ -160,6 +160,7 @@ class Presence:
                 len(lane.waiting) > 0,
                 lane.num_on_device,
                 self._num_short_slabs(lane, now),
+                not lane.num_on_device or lane.num_sampled > lane.num_sampled_before,
             )
             for lane in self._pool.lanes
             if (order := lane.best_order()) is not None

@@ -209,10 +209,11 @@ class Scheduler:
         plan = self._planner.plan(now)
         for swapper in self._presence.open_of(self._swappers):
             swapper.move_ahead(plan, now)
+        # Before anything is taken for a deadlock: what has just begun is under way.
+        self._orders = self._gather_orders(weights, now)
         self._note_plan(plan, now)
         self._plan = plan
         self._step += 1
-        self._orders = self._gather_orders(weights, now)
         if plan:
             self._starts_s[self._step] = now
         return plan.finish(self._step)
@@ -369,8 +370,9 @@ class Scheduler:
         first_token = len(sequence.tokens) - sequence.num_prompt_tokens
         sequence.tokens.append(sample.token_ids[i])
         request.num_output_tokens += 1
-        spec = self._pool.lane_of(sequence).spec
-        reason, match = ending_of(sequence, spec.eos_token_ids, spec.max_model_len)
+        lane = self._pool.lane_of(sequence)
+        lane.num_sampled += 1
+        reason, match = ending_of(sequence, lane.spec.eos_token_ids, lane.spec.max_model_len)
         return SequenceUpdate(
             request.source.request_id,
             sequence.key,

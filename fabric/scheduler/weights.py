@@ -63,6 +63,7 @@ class Demand:
     or is parked, off the device; ``num_on_device`` hold blocks there, or copies of them are under
     way. Its best sequence can't go on before its KV gets ``num_short_slabs`` more slabs, which
     neither are to be had nor will be by what has been done about it: weights might give way.
+    ``has_gained``: it loses nothing by leaving, or has had a new token since its weights came.
     """
 
     model: int
@@ -70,6 +71,7 @@ class Demand:
     is_waiting: bool
     num_on_device: int
     num_short_slabs: int = 0
+    has_gained: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,27 @@ def test_batches_of_different_models_are_in_flight_together_without_draining():
     assert together >= 7
 
 
+def test_a_model_whose_turn_it_is_decodes_whole_while_another_is_in_the_next_stage():
+    world = warmed(ModelsWorld([ModelShape(), ModelShape()], 24, num_batches=2))
+    for i in range(8):
+        world.add(f"r{i}", i % 2, 3, max_tokens=12)
+    sizes = []
+    for _ in range(12):
+        output = world.step()
+        sizes.append(len(output.scheduled))
+    assert sizes[4:] == [4] * 8
+    world.run()
+    world.check_tokens()
+
+
+def test_more_tenants_than_are_remembered_are_all_served():
+    world = warmed(ModelsWorld([ModelShape()], 40, max_num_waiting=9999))
+    for i in range(1100):
+        world.add(f"r{i}", 0, 2, max_tokens=1, tenant=f"t{i}")
+    world.run()
+    assert len(world.ends) == 1100
+
+
 def test_one_model_takes_memory_that_another_does_not_use():
     world = warmed(ModelsWorld([ModelShape(1, 4), ModelShape(1, 4)], 10))
     for i in range(8):
@@ -223,7 +244,7 @@ def test_another_group_s_model_is_refused_by_name():
 POLICIES = ("fcfs", "mlfq", "srw", "edf", "priority")
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(40))
 def test_any_mix_of_models_ends_with_every_token_and_every_slab_back(seed):
     rng = Random(seed)
     shapes = [
