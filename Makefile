@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
 # What an installed checkout must follow: the rest of the Python code is used in place.
-INPUTS := pyproject.toml setup.py $(shell find protos kernels/cpu/csrc fabric/parallel/csrc -type f -not -name '*.pyc')
+INPUTS := pyproject.toml setup.py $(shell find protos kernels/cpu/csrc fabric/parallel/csrc placement/csrc -type f -not -name '*.pyc')
 # The dev extra contains the serve extra: running needs either.
 RUNNABLE := $(firstword $(wildcard $(VENV)/.dev-installed) $(VENV)/.serve-installed)
 
@@ -63,7 +63,7 @@ proto: venv
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -f $(VENV)/.*-installed fabric/rpc/v1/*_pb2*
-	find kernels fabric -name '*.so' -delete
+	find kernels fabric placement -name '*.so' -delete
 
 # .dev-installed and .serve-installed stand for an installed extra.
 $(VENV)/.%-installed: $(INPUTS) | $(BIN)/pip

@@ -14,6 +14,7 @@ ISA_SOURCES = ("attention.cpp", "layers.cpp", "linear.cpp", "table.cpp")
 GROUP_CSRC = Path("fabric/parallel/csrc")
 GROUP_SOURCES = ("bindings.cpp", "channel.cpp", "collectives.cpp", "sums.cpp")
 GROUP_HEADERS = ("channel.h", "collectives.h", "segment.h", "sums.h")
+PLANNER_CSRC = Path("placement/csrc")
 ISA_FLAGS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
@@ -75,6 +76,15 @@ setup(
             "fabric.parallel._shm",
             sources=[str(GROUP_CSRC / name) for name in GROUP_SOURCES],
             depends=[str(GROUP_CSRC / name) for name in GROUP_HEADERS],
+            extra_compile_args=FLAGS,
+            extra_link_args=["-pthread"],
+            language="c++",
+            optional=True,
+        ),
+        Extension(
+            "placement._native",
+            sources=[str(path) for path in sorted(PLANNER_CSRC.glob("*.cpp"))],
+            depends=[str(path) for path in sorted(PLANNER_CSRC.glob("*.h"))],
             extra_compile_args=FLAGS,
             extra_link_args=["-pthread"],
             language="c++",

@@ -1,0 +1,1 @@
+"""The C++ extension (csrc/bindings.cpp)."""

@@ -1,0 +1,1 @@
+"""``fabric-plan``: plans, simulations and what-ifs from the command line."""

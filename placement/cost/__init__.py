@@ -1,0 +1,1 @@
+"""Seconds and bytes of a model on a device group: measured, imported, or reckoned."""

@@ -1,0 +1,1 @@
+"""How one model is best cut over devices: between operators, and within them."""

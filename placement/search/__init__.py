@@ -1,0 +1,1 @@
+"""Which groups of devices there should be, and which models each hosts."""

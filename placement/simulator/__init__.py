@@ -1,0 +1,1 @@
+"""What a placement would do with a workload: request by request, or iteration by iteration."""

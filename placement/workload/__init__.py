@@ -1,0 +1,1 @@
+"""When requests come, for whom, and how long they are."""
