@@ -1,0 +1,1 @@
+"""From what a user wants to a placement that was simulated: what every command puts together."""
