@@ -1,1 +1,34 @@
 """The C++ extension (csrc/bindings.cpp)."""
+
+from placement.simulator.service import Float32Array
+from placement.workload.trace import FloatArray, IntArray
+
+MAX_STAGES: int
+
+class Problem:
+    def __init__(
+        self,
+        *,
+        arrivals_s: FloatArray,
+        kinds: IntArray,
+        kind_models: IntArray,
+        slo_s: Float32Array,
+        num_models: int,
+        stages_s: Float32Array,
+        num_stages: IntArray,
+        delay_s: Float32Array,
+        overhead_s: float,
+        num_uncounted: int,
+    ) -> None: ...
+
+def score_all(
+    problem: Problem,
+    groups: IntArray,
+    configs: IntArray,
+    offsets: IntArray,
+    models: IntArray,
+    num_threads: int,
+) -> list[tuple[IntArray, IntArray, float]]: ...
+def serve(
+    problem: Problem, groups: IntArray, configs: IntArray, offsets: IntArray, models: IntArray
+) -> tuple[FloatArray, IntArray]: ...

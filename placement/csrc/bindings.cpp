@@ -1,6 +1,108 @@
 // The planner's compiled parts, as Python sees them.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "requests.h"
+
+namespace py = pybind11;
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+template <class To, class From>
+std::vector<To> to_vector(const Array<From>& array) {
+    return std::vector<To>(array.data(), array.data() + array.size());
+}
+
+template <class T>
+py::array_t<T> to_array(const std::vector<T>& values) {
+    return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+// Candidates laid end to end: candidate i has groups [groups[i], groups[i+1]), group j of all has
+// the models [offsets[j], offsets[j+1]).
+std::vector<planner::Groups> to_candidates(const Array<int32_t>& groups,
+                                           const Array<int32_t>& configs,
+                                           const Array<int32_t>& offsets,
+                                           const Array<int32_t>& models) {
+    std::vector<planner::Groups> candidates(groups.size() - 1);
+    for (size_t index = 0; index < candidates.size(); ++index)
+        for (int32_t group = groups.data()[index]; group < groups.data()[index + 1]; ++group)
+            candidates[index].push_back({configs.data()[group],
+                                         {models.data() + offsets.data()[group],
+                                          models.data() + offsets.data()[group + 1]}});
+    return candidates;
+}
+
+planner::Problem to_problem(const Array<double>& arrivals_s, const Array<int32_t>& kinds,
+                            const Array<int32_t>& kind_models, const Array<float>& slo_s,
+                            int32_t num_models, const Array<float>& stages_s,
+                            const Array<int32_t>& num_stages, const Array<float>& delay_s,
+                            double overhead_s, int64_t num_uncounted) {
+    planner::Problem problem;
+    problem.arrivals_s = to_vector<double>(arrivals_s);
+    problem.kinds = to_vector<int32_t>(kinds);
+    problem.kind_models = to_vector<int32_t>(kind_models);
+    problem.slo_s = to_vector<double>(slo_s);
+    problem.num_models = num_models;
+    problem.stages_s = to_vector<float>(stages_s);
+    problem.num_stages = to_vector<int32_t>(num_stages);
+    problem.max_stages = static_cast<int32_t>(stages_s.shape(2));
+    problem.delay_s = to_vector<float>(delay_s);
+    problem.overhead_s = overhead_s;
+    problem.first_counted = num_uncounted;
+    problem.end_counted = problem.num_requests() - num_uncounted;
+    return problem;
+}
+
+py::list score_all(const planner::Problem& problem, const Array<int32_t>& groups,
+                   const Array<int32_t>& configs, const Array<int32_t>& offsets,
+                   const Array<int32_t>& models, int num_threads) {
+    const auto candidates = to_candidates(groups, configs, offsets, models);
+    std::vector<planner::Score> scores;
+    {
+        py::gil_scoped_release release;
+        scores = planner::score_all(problem, candidates, num_threads);
+    }
+    py::list result;
+    for (const auto& one : scores)
+        result.append(
+            py::make_tuple(to_array(one.num_met), to_array(one.num_served), one.latency_s));
+    return result;
+}
+
+py::tuple serve(const planner::Problem& problem, const Array<int32_t>& groups,
+                const Array<int32_t>& configs, const Array<int32_t>& offsets,
+                const Array<int32_t>& models) {
+    const auto candidates = to_candidates(groups, configs, offsets, models);
+    py::array_t<double> finish_s(problem.num_requests());
+    py::array_t<int32_t> served_by(problem.num_requests());
+    double* const finish = finish_s.mutable_data();
+    int32_t* const served = served_by.mutable_data();
+    {
+        py::gil_scoped_release release;
+        planner::serve(problem, candidates.front(), finish, served);
+    }
+    return py::make_tuple(finish_s, served_by);
+}
+
+void bind_requests(py::module_& module) {
+    module.attr("MAX_STAGES") = planner::kMaxStages;
+    py::class_<planner::Problem>(module, "Problem")
+        .def(py::init(&to_problem), py::kw_only(), py::arg("arrivals_s"), py::arg("kinds"),
+             py::arg("kind_models"), py::arg("slo_s"), py::arg("num_models"), py::arg("stages_s"),
+             py::arg("num_stages"), py::arg("delay_s"), py::arg("overhead_s"),
+             py::arg("num_uncounted"));
+    module.def("score_all", &score_all);
+    module.def("serve", &serve);
+}
+
+} // namespace
 
 PYBIND11_MODULE(_native, module) {
     module.doc() = "Request-level simulation and search, compiled.";
+    bind_requests(module);
 }
