@@ -1,6 +1,5 @@
 """Puts an engine together from its settings, with no Ray."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -12,10 +11,10 @@ from fabric.core.sampling import RequestLimits
 from fabric.engine.engine import Engine
 from fabric.engine.executor import HostedModel, ReadyExecutor
 from fabric.engine.local_executor import LocalExecutor
-from fabric.engine.memory_plan import DeviceMemory
 from fabric.engine.preparation import Preparation
-from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
+from fabric.engine.settings import EngineSettings, WorkerSettings
 from fabric.engine.text_output import TextOutput
+from fabric.engine.weight_plan import weights_of
 from fabric.engine.worker import Worker
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import KVCacheManager
@@ -27,7 +26,6 @@ from fabric.scheduler.presence import Presence
 from fabric.scheduler.residency import Residency
 from fabric.scheduler.scheduler import Scheduler
 from fabric.scheduler.settings import SchedulerConfig
-from fabric.scheduler.weights import ModelWeights
 
 MAX_N = 16
 
@@ -137,37 +135,6 @@ def _assemble(settings: EngineSettings, executor: ReadyExecutor, clock: Clock) -
     scheduler = Scheduler(config, scheduled, presence=presence)
     texts = TextOutput({model.served.card.model: model.tokenizer for model in models})
     return BuiltEngine(Engine(scheduler, executor, texts, clock), scheduler, tuple(models))
-
-
-def weights_of(
-    settings: Sequence[ModelSettings], hosted: Sequence[HostedModel], memory: DeviceMemory
-) -> tuple[ModelWeights, ...]:
-    """What each model's weights take, and what its KV may take beside them.
-
-    A model's KV can have what is left when its own weights are on the device, and all that is
-    pinned there with its guarantees; its ``max_share`` may be less.
-    """
-    least = [int(model.min_share * memory.num_slabs) for model in settings]
-    pinned = [
-        (memory.weight_slabs[i] + max(1, least[i])) * model.pinned
-        for i, model in enumerate(settings)
-    ]
-    return tuple(
-        ModelWeights(
-            model.model,
-            num_slabs=memory.weight_slabs[i],
-            weight_bytes=hosted[i].weight_bytes,
-            host_bytes=hosted[i].host_bytes,
-            min_slabs=least[i],
-            max_slabs=min(
-                max(1, int(model.max_share * memory.num_slabs)),
-                memory.num_slabs - memory.weight_slabs[i] - (sum(pinned) - pinned[i]),
-            ),
-            pinned=model.pinned,
-            starts=model.starts,
-        )
-        for i, model in enumerate(settings)
-    )
 
 
 def _built(
