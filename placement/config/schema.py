@@ -1,6 +1,6 @@
 """The whole of the planner's input, and what its parts say together."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
 
@@ -38,7 +38,7 @@ class ServingSection(Section):
 
     memory_share: Share = 0.9
     host: ByteSize = ByteSize(0)
-    block_size: Count = 16
+    block_size: Literal[1, 2, 4, 8, 16, 32, 64, 128] = 16
     max_num_seqs: Count = 256
     max_num_batched_tokens: Count = 2048
     policy: PolicyName = "fcfs"
