@@ -20,7 +20,8 @@ class DeviceType:
     ``flops_per_s`` are dense, of 16-bit matrices; ``bytes_per_s`` is the memory's. ``inside``
     connects devices of a node, ``outside`` those of different nodes. ``host_bytes_per_s`` is from
     the node's memory to a device, ``disk_bytes_per_s`` from its disk to its memory.
-    ``price_per_hour`` only ranks types against each other.
+    ``price_per_hour`` only ranks types against each other. ``matrix_bits`` are the fewest that its
+    matrix units multiply by, at a rate that grows as bits shrink from 16.
     """
 
     name: str
@@ -33,6 +34,11 @@ class DeviceType:
     host_bytes_per_s: float
     disk_bytes_per_s: float
     price_per_hour: float
+    matrix_bits: int = 16
+
+    def matrix_flops_per_s(self, weight_bits: int) -> float:
+        """Operations a second of matrices whose numbers have so many bits."""
+        return self.flops_per_s * 16 / max(min(weight_bits, 16), min(self.matrix_bits, 16))
 
 
 @dataclass(frozen=True, slots=True)

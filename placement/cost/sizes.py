@@ -91,17 +91,14 @@ def max_context(shape: ModelShape, parallel: ParallelConfig, memory_bytes: int) 
     return min(shape.max_model_len, max_tokens(shape, parallel, memory_bytes))
 
 
-def matrix_bytes(numbers: int, tensor: int, bits: int) -> int:
-    """Bytes of the largest rank's share of a matrix."""
-    return -(-numbers * bits // (8 * tensor))
-
-
 def layer_bytes(shape: ModelShape, tensor: int) -> int:
-    """Bytes of a layer's weights on one device: its share of matrices, norms whole."""
-    matrices = matrix_bytes(shape.layer_matrices - _repeated(shape), tensor, shape.weight_bits)
-    keys_and_values = _kv_matrices(shape, tensor) * shape.weight_bits // 8
-    router = shape.router * shape.outer_bits // 8
-    return matrices + keys_and_values + router + _layer_vector_bytes(shape, tensor)
+    """Bytes of a layer's weights on its fullest device: a share of matrices, norms whole."""
+    heads = 2 * shape.num_heads // tensor + 2 * kv_heads_per_device(shape, tensor)
+    features = -(-shape.intermediate_size // tensor)
+    feed_forward = shape.num_experts * (3 if shape.is_gated else 2) * features
+    matrices = shape.hidden_size * (heads * shape.head_dim + feed_forward)
+    outer = (shape.router + _layer_vectors(shape, tensor)) * shape.outer_bits
+    return (matrices * shape.weight_bits + outer) // 8
 
 
 def vocabulary_bytes(shape: ModelShape, tensor: int) -> int:
@@ -124,25 +121,13 @@ def _stage_bytes(shape: ModelShape, stage: StagePart, tensor: int) -> int:
     return total
 
 
-def _repeated(shape: ModelShape) -> int:
-    """What isn't cut evenly over ranks: keys' and values' projections, and the router."""
-    return 2 * shape.hidden_size * shape.num_kv_heads * shape.head_dim + shape.router
-
-
-def _kv_matrices(shape: ModelShape, tensor: int) -> int:
-    return 2 * shape.hidden_size * kv_heads_per_device(shape, tensor) * shape.head_dim
-
-
-def _layer_vector_bytes(shape: ModelShape, tensor: int) -> int:
+def _layer_vectors(shape: ModelShape, tensor: int) -> int:
     """Norms are whole on each rank, and so are biases of what ranks sum up; others are cut."""
-    item_bytes = shape.outer_bits // 8
-    qkv = (shape.num_heads // tensor + 2 * kv_heads_per_device(shape, tensor)) * shape.head_dim
-    ups = (2 if shape.is_gated else 1) * shape.num_experts * shape.intermediate_size
-    qkv_whole = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
-    whole = shape.layer_vectors
-    if shape.bias == "none":
-        return whole * item_bytes
-    cut = qkv_whole - qkv
+    cut = 0
+    if shape.bias != "none":
+        own = shape.num_heads // tensor + 2 * kv_heads_per_device(shape, tensor)
+        cut = (shape.num_heads + 2 * shape.num_kv_heads - own) * shape.head_dim
     if shape.bias == "all":
-        cut += ups - -(-ups // tensor)
-    return (whole - cut) * item_bytes
+        features = shape.intermediate_size - -(-shape.intermediate_size // tensor)
+        cut += (2 if shape.is_gated else 1) * shape.num_experts * features
+    return shape.layer_vectors - cut
