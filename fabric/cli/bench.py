@@ -30,11 +30,12 @@ from fabric.cli.bench_prompts import (
 )
 from fabric.cli.bench_report import BenchSettings, build_result, measured_rate, tables
 from fabric.cli.bench_slos import objectives_of, slos_of, unloaded_ms
-from fabric.cli.bench_workload import Arrival, fit_trace, read_trace
+from fabric.cli.bench_workload import fit_trace
 from fabric.cli.connection import add_connection_arguments, connect
 from fabric.cli.table import terminal_width
 from fabric.client import AsyncClient, GenerateOptions, Objectives, RetryPolicy
 from fabric.core.errors import ConfigError
+from fabric.core.traces import Arrival, read_trace
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

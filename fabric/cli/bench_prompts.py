@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fabric.cli.bench_workload import Arrival
 from fabric.client import AsyncClient, PromptLike
 from fabric.core.errors import ConfigError
+from fabric.core.traces import Arrival
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fabric.cli.bench_workload import gamma_arrivals, read_trace
+from fabric.cli.bench_workload import gamma_arrivals
+from fabric.core.traces import read_trace
 
 Lengths = list[tuple[int, int]]
 

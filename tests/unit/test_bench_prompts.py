@@ -10,9 +10,9 @@ from fabric.cli.bench_prompts import (
     plan_random,
     read_prompts,
 )
-from fabric.cli.bench_workload import Arrival
 from fabric.client import AsyncClient
 from fabric.core.errors import ConfigError
+from fabric.core.traces import Arrival
 from tests.unit.fake_router import serving
 
 
