@@ -1,9 +1,13 @@
 """What the planner's input says about devices."""
 
-from pydantic import ByteSize
+from typing import Self
 
+from pydantic import ByteSize, model_validator
+
+from fabric.core.errors import ConfigError
+from placement.catalog.devices import device_from_mapping
 from placement.config.values import Count, Name, NotNegative, Positive, Section
-from placement.devices import DeviceType, Link
+from placement.devices import DeviceType
 
 
 class DeviceSection(Section):
@@ -19,35 +23,37 @@ class LinkSection(Section):
     bytes_per_s: Positive
     latency_s: NotNegative = 0.0
 
-    def link(self) -> Link:
-        """The same as the planner knows it."""
-        return Link(self.bytes_per_s, self.latency_s)
-
 
 class DeviceTypeSection(Section):
-    """A device known by its numbers, as :class:`placement.devices.DeviceType` explains."""
+    """A device known by its numbers, as :class:`placement.devices.DeviceType` explains.
 
-    flops_per_s: Positive
-    bytes_per_s: Positive
-    memory: ByteSize
-    inside: LinkSection
-    outside: LinkSection
-    devices_per_node: Count = 8
-    host_bytes_per_s: Positive = 20e9
-    disk_bytes_per_s: Positive = 2e9
-    price_per_hour: NotNegative = 1.0
+    ``like`` names one of the catalog, whose numbers stand for those that are left out.
+    """
+
+    like: Name | None = None
+    flops_per_s: Positive | None = None
+    bytes_per_s: Positive | None = None
+    memory: ByteSize | None = None
+    inside: LinkSection | None = None
+    outside: LinkSection | None = None
+    devices_per_node: Count | None = None
+    host_bytes_per_s: Positive | None = None
+    disk_bytes_per_s: Positive | None = None
+    price_per_hour: Positive | None = None
+    matrix_bits: Count | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            self.device_type("")
+        except ConfigError as error:
+            problem = error.message.removeprefix(".").replace("memory_bytes", "memory")
+            raise ValueError(problem) from error
+        return self
 
     def device_type(self, name: str) -> DeviceType:
         """The same as the planner knows it."""
-        return DeviceType(
-            name=name,
-            flops_per_s=self.flops_per_s,
-            bytes_per_s=self.bytes_per_s,
-            memory_bytes=int(self.memory),
-            inside=self.inside.link(),
-            outside=self.outside.link(),
-            devices_per_node=self.devices_per_node,
-            host_bytes_per_s=self.host_bytes_per_s,
-            disk_bytes_per_s=self.disk_bytes_per_s,
-            price_per_hour=self.price_per_hour,
-        )
+        values = self.model_dump(exclude_none=True)
+        if "memory" in values:
+            values["memory_bytes"] = int(values.pop("memory"))
+        return device_from_mapping(name, values)

@@ -143,15 +143,24 @@ def test_trace_needs_no_rates(tmp_path: Path):
 
 
 def test_device_type_given_by_its_numbers_is_one_for_the_planner():
-    link = {"bytes_per_s": 1e10, "latency_s": 1e-6}
-    numbers = {
-        "flops_per_s": 1e14, "bytes_per_s": 1e12, "memory": "24GiB", "inside": link, "outside": link
-    }  # fmt: skip
+    numbers = {"like": "l4", "memory": "48GiB", "inside": {"bytes_per_s": 1e10}}
 
-    section = parsed(device_types={"ours": numbers}).device_types["ours"]
+    device = parsed(device_types={"ours": numbers}).device_types["ours"].device_type("ours")
 
-    assert section.device_type("ours").memory_bytes == 24 * 2**30
-    assert section.device_type("ours").inside.bytes_per_s == 1e10
+    assert (device.name, device.memory_bytes) == ("ours", 48 * 2**30)
+    assert device.inside.bytes_per_s == 1e10
+
+
+@pytest.mark.parametrize(
+    ("numbers", "problem"),
+    [
+        ({"memory": "24GiB"}, "device_types.ours: inside is None"),
+        ({"like": "l5"}, "device_types.ours: no device is called 'l5'; known are"),
+    ],
+)
+def test_device_type_without_all_its_numbers_is_refused(numbers: dict[str, Any], problem: str):
+    with pytest.raises(ConfigError, match=problem):
+        parsed(device_types={"ours": numbers})
 
 
 def test_change_of_rate_multiplies_and_leaves_the_input_alone():
