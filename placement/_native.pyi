@@ -1,5 +1,8 @@
 """The C++ extension (csrc/bindings.cpp)."""
 
+import numpy as np
+import numpy.typing as npt
+
 from placement.simulator.service import Float32Array
 from placement.workload.trace import FloatArray, IntArray
 
@@ -32,3 +35,11 @@ def score_all(
 def serve(
     problem: Problem, groups: IntArray, configs: IntArray, offsets: IntArray, models: IntArray
 ) -> tuple[FloatArray, IntArray]: ...
+
+class Scorer:
+    def __init__(self, problem: Problem, num_threads: int, max_remembered: int) -> None: ...
+    @property
+    def num_replayed(self) -> int: ...
+    def score(
+        self, groups: IntArray, configs: IntArray, offsets: IntArray, models: IntArray
+    ) -> tuple[npt.NDArray[np.int64], FloatArray]: ...

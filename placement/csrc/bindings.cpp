@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "requests.h"
+#include "search.h"
 
 namespace py = pybind11;
 
@@ -100,9 +101,37 @@ void bind_requests(py::module_& module) {
     module.def("serve", &serve);
 }
 
+// How many requests each candidate met the objectives of, and the sum of their latencies.
+py::tuple score_candidates(planner::Scorer& scorer, const Array<int32_t>& groups,
+                           const Array<int32_t>& configs, const Array<int32_t>& offsets,
+                           const Array<int32_t>& models) {
+    const auto candidates = to_candidates(groups, configs, offsets, models);
+    std::vector<planner::Tally> tallies;
+    {
+        py::gil_scoped_release release;
+        tallies = scorer.score(candidates);
+    }
+    std::vector<int64_t> num_met;
+    std::vector<double> latency_s;
+    for (const planner::Tally& tally : tallies) {
+        num_met.push_back(tally.num_met);
+        latency_s.push_back(static_cast<double>(tally.latency_ticks) / planner::kTicksPerSecond);
+    }
+    return py::make_tuple(to_array(num_met), to_array(latency_s));
+}
+
+void bind_search(py::module_& module) {
+    py::class_<planner::Scorer>(module, "Scorer")
+        .def(py::init<const planner::Problem&, int, size_t>(), py::arg("problem"),
+             py::arg("num_threads"), py::arg("max_remembered"), py::keep_alive<1, 2>())
+        .def("score", &score_candidates)
+        .def_property_readonly("num_replayed", &planner::Scorer::num_replayed);
+}
+
 } // namespace
 
 PYBIND11_MODULE(_native, module) {
     module.doc() = "Request-level simulation and search, compiled.";
     bind_requests(module);
+    bind_search(module);
 }
