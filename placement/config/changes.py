@@ -1,11 +1,13 @@
 """The same input with one thing changed: what sweeps and what-ifs ask for."""
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import get_args
 
 from fabric.core.errors import ConfigError
 from placement.config.models import ModelSection, ObjectivesSection
 from placement.config.schema import PlanInput
-from placement.config.workload import WorkloadSection
+from placement.config.workload import TraceFormat, TraceSection, WorkloadSection
 
 QUANTITIES = ("devices", "rate", "cv", "slo")
 LIMITS = ("ttft_s", "tpot_s", "e2e_s")
@@ -43,6 +45,21 @@ def changed(inputs: PlanInput, quantity: str, value: float) -> PlanInput:
     if quantity == "slo":
         return _with_objectives(inputs, value)
     return _with_devices(inputs, types[0] if quantity == "devices" else quantity, value, quantity)
+
+
+def with_trace(inputs: PlanInput, kind: str, path: Path) -> PlanInput:
+    """The input with the requests of a trace instead of its own arrivals.
+
+    Raises:
+        ConfigError: There is no such file, or no such kind of trace.
+    """
+    if kind not in get_args(TraceFormat):
+        raise ConfigError(f"{kind}: is no trace; allowed: {', '.join(get_args(TraceFormat))}")
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
+    trace = TraceSection.model_validate({"path": path, "format": kind})
+    update = {"arrivals": "trace", "trace": trace, "cv": None, "states": None}
+    return _with_workload(inputs, inputs.workload.model_copy(update=update))
 
 
 def usual_values(inputs: PlanInput, quantity: str) -> tuple[float, ...]:

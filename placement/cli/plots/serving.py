@@ -1,0 +1,120 @@
+"""Draws what a placement is, and how its models are served."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from placement.cli import units
+from placement.cli.plots.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    ORANGE,
+    RED,
+    SKY,
+    as_seconds,
+    as_shares,
+    down_the_side,
+    new_figure,
+    shortened,
+    target_line,
+)
+from placement.planning.report import GroupReport, ModelReport, ServingReport
+
+GIB = 2**30
+QUANTILES = (("p50", "o"), ("p90", "D"), ("p99", "|"))
+
+
+def draw_serving(report: ServingReport, target: float | None) -> Figure:
+    """Groups' memory, attainment, and times to the first and each further token.
+
+    Args:
+        report: What is drawn.
+        target: The attainment that was asked for, if any.
+    """
+    num_rows = max(len(report.groups), len(report.models))
+    figure = new_figure(11.0, 3.0 + 0.55 * num_rows)
+    memory, attainment, ttft, tpot = figure.subplots(2, 2).flat
+    _draw_memory(memory, report.groups)
+    _draw_attainment(attainment, report, target)
+    _draw_times(ttft, report.models, "ttft", "Time to the first token")
+    _draw_times(tpot, report.models, "tpot", "Time for each token after it")
+    return figure
+
+
+def _draw_memory(axes: Axes, groups: tuple[GroupReport, ...]) -> None:
+    rows = range(len(groups))
+    weights = [group.weight_bytes / GIB for group in groups]
+    axes.barh(rows, [group.budget_bytes / GIB for group in groups], color=FAINT, height=0.6)
+    axes.barh(rows, weights, color=BLUE, height=0.6, label="weights")
+    axes.barh(
+        rows,
+        [group.kv_bytes / GIB for group in groups],
+        left=weights,
+        color=SKY,
+        height=0.6,
+        label="KV",
+    )
+    for row, group in zip(rows, groups, strict=True):
+        axes.annotate(
+            f"{shortened(', '.join(group.models))}",
+            (0, row - 0.38),
+            xytext=(2, 1),
+            textcoords="offset points",
+            fontsize=8,
+            va="bottom",
+        )
+    down_the_side(axes, [_group_label(group) for group in groups])
+    axes.set_ylim(len(groups) - 0.4, -0.85)
+    axes.set(title="Memory of each group's fullest device", xlabel="GiB (grey: allowed)")
+    axes.legend(loc="upper right", ncols=2, bbox_to_anchor=(1.0, 1.12))
+
+
+def _group_label(group: GroupReport) -> str:
+    shape = f"pp{group.pipeline} tp{group.tensor}"
+    return f"{group.name}  {group.device}\n{shape}, {units.percent(group.utilisation)} busy"
+
+
+def _draw_attainment(axes: Axes, report: ServingReport, target: float | None) -> None:
+    models = report.models
+    for row, model in enumerate(models):
+        is_met = target is None or model.attainment >= target
+        axes.barh(row, model.attainment, color=GREEN if is_met else RED, height=0.6)
+        axes.annotate(
+            units.percent(model.attainment),
+            (model.attainment, row),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color="white",
+            fontsize=8,
+        )
+    down_the_side(axes, [model.model for model in models])
+    as_shares(axes, along="x")
+    if target is not None:
+        target_line(axes, target, along="x")
+    whole = f"{units.percent(report.attainment)} of {report.num_requests:,} requests"
+    axes.set(title=f"Attainment: {whole}", xlabel="requests whose objectives are met")
+
+
+def _draw_times(axes: Axes, models: tuple[ModelReport, ...], name: str, title: str) -> None:
+    for row, model in enumerate(models):
+        times, limit = getattr(model, f"{name}_s"), getattr(model.objectives, f"{name}_s")
+        axes.plot([times.p50, times.p99], [row, row], color=ORANGE, linewidth=3, alpha=0.5)
+        for quantile, marker in QUANTILES:
+            axes.plot(getattr(times, quantile), row, marker, color=ORANGE, markeredgewidth=1.5)
+        if limit is not None:
+            axes.plot([limit, limit], [row - 0.32, row + 0.32], color=INK, linewidth=1.6)
+    down_the_side(axes, [model.model for model in models])
+    as_seconds(axes)
+    marks = [
+        Line2D([], [], color=ORANGE, marker=marker, linestyle="", label=quantile.upper())
+        for quantile, marker in QUANTILES
+    ]
+    marks.append(
+        Line2D([], [], color=INK, marker="|", markersize=9, linestyle="", label="objective")
+    )
+    axes.set(title=title)
+    axes.legend(handles=marks, loc="upper right", ncols=4, bbox_to_anchor=(1.0, 1.12))

@@ -1,0 +1,139 @@
+"""Tables of what a placement is, and of how its models are served."""
+
+from collections.abc import Sequence
+
+from placement.cli import units
+from placement.cli.tables import Cell, Table, met
+from placement.planning.report import (
+    GroupReport,
+    Interval,
+    ModelReport,
+    Percentiles,
+    PlanReport,
+    ServingReport,
+)
+
+METRICS = (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("JCT", "e2e_s"))
+
+
+def group_table(groups: Sequence[GroupReport]) -> Table:
+    """Groups: their devices, what they host, and how full and busy they are."""
+    num_devices = sum(group.num_devices for group in groups)
+    rows = tuple(
+        (
+            group.name,
+            f"{group.num_devices} x {group.device}",
+            f"pp{group.pipeline} tp{group.tensor}",
+            units.gibibytes(group.weight_bytes),
+            units.gibibytes(group.kv_bytes),
+            units.gibibytes(group.budget_bytes),
+            units.percent(group.utilisation),
+            ", ".join(group.models),
+        )
+        for group in groups
+    )
+    header = ("group", "devices", "cut", "weights GiB", "KV GiB", "of GiB", "busy", "models")
+    return Table(f"Placement: {num_devices} devices in {len(groups)} groups", header, rows)
+
+
+def model_table(report: ServingReport, target: float) -> Table:
+    """Models: what is asked of them, where they are, how fast they answer."""
+    rows = tuple(_model_row(model, target) for model in report.models)
+    header = (
+        "model", "req/s", "groups", "TTFT P50", "P99", "within", "TPOT P50", "P99", "within", "met"
+    )  # fmt: skip
+    title = f"Service, simulated by iterations: {report.num_requests:,} requests"
+    return Table(f"{title} in {report.span_s:,.0f} s", header, rows)
+
+
+def latency_table(report: ServingReport) -> Table:
+    """Times of each model: to the first token, for each further one, to the last."""
+    rows = tuple(
+        (model.model, name, *_times(getattr(model, key)), _limit(model, key), _unloaded(model, key))
+        for model in report.models
+        for name, key in METRICS
+    )
+    header = ("model", "time", "mean", "P50", "P90", "P99", "within", "unloaded")
+    return Table("Times of requests that were served", header, rows)
+
+
+def attainment_table(report: ServingReport, target: float) -> Table:
+    """Attainment of each model, and of all."""
+    rows: list[tuple[str | Cell, ...]] = [
+        (
+            model.model,
+            f"{model.num_requests:,}",
+            " ".join(model.groups) or units.MISSING,
+            _met(model.attainment, target),
+        )
+        for model in report.models
+    ]
+    rows.append(("all", f"{report.num_requests:,}", "", _met(report.attainment, target)))
+    return Table("Attainment", ("model", "requests", "groups", "met"), tuple(rows))
+
+
+def plan_notes(report: PlanReport) -> tuple[str, ...]:
+    """What a plan promises, in sentences."""
+    serving, search = report.serving, report.search
+    sources = sorted({model.cost_source for model in serving.models})
+    notes = [
+        f"Attainment: {units.percent(serving.attainment)}; on workloads that the search has not "
+        f"seen {interval(report.held_out)}; target {units.percent(report.target)}.",
+        f"Search: {search.num_simulations:,} simulations in {units.seconds(search.seconds)}; "
+        f"request by request {units.percent(search.attainment)}, unseen "
+        f"{interval(search.held_out)}. Times are of: {', '.join(sources)}.",
+    ]
+    if report.fewest is not None:
+        notes.append(_fewest(report))
+    return (*notes, *(f"Warning: {warning}" for warning in report.warnings))
+
+
+def interval(value: Interval) -> str:
+    """A mean, and where it lies with 95 % confidence."""
+    low, high = units.percent(value.low), units.percent(value.high)
+    return f"{units.percent(value.mean)} ({low} to {high}, {value.num_seeds} seeds)"
+
+
+def _fewest(report: PlanReport) -> str:
+    fewest = report.fewest
+    assert fewest is not None
+    target = units.percent(fewest.target)
+    if fewest.counts is None:
+        return f"Fewest devices for {target}: not even all of them are enough."
+    devices = " and ".join(f"{count} x {name}" for name, count in fewest.counts)
+    return (
+        f"Fewest devices for {target}: {devices}, {fewest.price_per_hour:.2f} an hour; attains "
+        f"{units.percent(fewest.held_out)} of unseen workloads."
+    )
+
+
+def _model_row(model: ModelReport, target: float) -> tuple[str | Cell, ...]:
+    times = [
+        text
+        for key in ("ttft_s", "tpot_s")
+        for text in (*_ends(getattr(model, key)), _limit(model, key))
+    ]
+    rate, groups = units.number(model.rate_per_s), " ".join(model.groups) or units.MISSING
+    return (model.model, rate, groups, *times, _met(model.attainment, target))
+
+
+def _ends(times: Percentiles) -> tuple[str, str]:
+    return units.seconds(times.p50), units.seconds(times.p99)
+
+
+def _times(times: Percentiles) -> tuple[str, ...]:
+    return tuple(map(units.seconds, (times.mean, times.p50, times.p90, times.p99)))
+
+
+def _limit(model: ModelReport, key: str) -> str:
+    limit = getattr(model.objectives, key)
+    return units.MISSING if limit is None else units.seconds(limit)
+
+
+def _unloaded(model: ModelReport, key: str) -> str:
+    value = {"ttft_s": model.unloaded_ttft_s, "tpot_s": model.unloaded_tpot_s}.get(key)
+    return units.MISSING if value is None else units.seconds(value)
+
+
+def _met(share: float, target: float) -> Cell:
+    return met(share, target, units.percent(share))
