@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from placement.cli import units
-from placement.cli.plots.style import INK, MARKERS, new_figure
+from placement.cli.plots.style import MARKERS, new_figure
 from placement.cli.reports import Cut, FrontReport
 
 GIB = 2**30
@@ -32,12 +32,14 @@ def draw_front(report: FrontReport) -> Figure:
         axes.annotate(
             describe(chosen),
             (1e3 * chosen.latency_s, 1.0 / chosen.bottleneck_s),
-            xytext=(14, -18),
+            xytext=(0, 12),
             textcoords="offset points",
-            arrowprops={"arrowstyle": "-", "color": INK},
+            ha="center",
+            fontweight="bold",
         )
         figure.colorbar(points, ax=axes, label="GiB on the fullest device")
-        axes.legend(loc="best")
+        axes.legend(loc="lower right")
+        axes.margins(0.16, 0.14)
     axes.set(
         title=f"{report.model} on {report.num_devices} x {report.device}",
         xlabel="latency: sum of the stages, ms",

@@ -64,9 +64,9 @@ def _draw_bindings(axes: Axes, bindings: tuple[Binding, ...], subjects: list[str
     # Shares are small where things go well.
     axes.set_xlim(0.0, max(0.05, 1.15 * max(ends.values(), default=1.0)))
     axes.set(title="Why requests miss", xlabel="share of requests")
-    named = {binding.name for binding in bindings}
+    named = {binding.name for binding in bindings if binding.share}
     patches = [Patch(color=colour, label=name) for name, colour in COLOURS.items() if name in named]
-    axes.legend(handles=patches, loc="upper right", ncols=3, bbox_to_anchor=(1.0, 1.18))
+    axes.legend(handles=patches, loc="upper right", ncols=5, bbox_to_anchor=(1.0, 1.2))
 
 
 def _draw_what_ifs(axes: Axes, what_ifs: tuple[WhatIf, ...]) -> None:

@@ -3,6 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from placement.cli import units
 from placement.cli.plots.style import (
@@ -23,7 +24,7 @@ from placement.cli.plots.style import (
 from placement.planning.report import GroupReport, ModelReport, ServingReport
 
 GIB = 2**30
-QUANTILES = (("p50", "o"), ("p90", "D"), ("p99", "|"))
+QUANTILES = (("p50", "o"), ("p90", "D"), ("p99", "s"))
 
 
 def draw_serving(report: ServingReport, target: float | None) -> Figure:
@@ -40,25 +41,31 @@ def draw_serving(report: ServingReport, target: float | None) -> Figure:
     _draw_attainment(attainment, report, target)
     _draw_times(ttft, report.models, "ttft", "Time to the first token")
     _draw_times(tpot, report.models, "tpot", "Time for each token after it")
+    figure.legend(handles=_marks(), loc="outside lower center", ncols=7)
     return figure
+
+
+def _marks() -> list[Patch | Line2D]:
+    bars = (("weights", BLUE), ("KV", SKY), ("allowed", FAINT))
+    patches = [Patch(color=colour, label=name) for name, colour in bars]
+    points = [
+        Line2D([], [], color=ORANGE, marker=marker, linestyle="", label=quantile.upper())
+        for quantile, marker in QUANTILES
+    ]
+    limit = Line2D([], [], color=INK, marker="|", markersize=9, linestyle="", label="objective")
+    return [*patches, *points, limit]
 
 
 def _draw_memory(axes: Axes, groups: tuple[GroupReport, ...]) -> None:
     rows = range(len(groups))
     weights = [group.weight_bytes / GIB for group in groups]
     axes.barh(rows, [group.budget_bytes / GIB for group in groups], color=FAINT, height=0.6)
-    axes.barh(rows, weights, color=BLUE, height=0.6, label="weights")
-    axes.barh(
-        rows,
-        [group.kv_bytes / GIB for group in groups],
-        left=weights,
-        color=SKY,
-        height=0.6,
-        label="KV",
-    )
+    axes.barh(rows, weights, color=BLUE, height=0.6)
+    kv = [group.kv_bytes / GIB for group in groups]
+    axes.barh(rows, kv, left=weights, color=SKY, height=0.6)
     for row, group in zip(rows, groups, strict=True):
         axes.annotate(
-            f"{shortened(', '.join(group.models))}",
+            shortened(", ".join(group.models)),
             (0, row - 0.38),
             xytext=(2, 1),
             textcoords="offset points",
@@ -67,8 +74,7 @@ def _draw_memory(axes: Axes, groups: tuple[GroupReport, ...]) -> None:
         )
     down_the_side(axes, [_group_label(group) for group in groups])
     axes.set_ylim(len(groups) - 0.4, -0.85)
-    axes.set(title="Memory of each group's fullest device", xlabel="GiB (grey: allowed)")
-    axes.legend(loc="upper right", ncols=2, bbox_to_anchor=(1.0, 1.12))
+    axes.set(title="Memory of each group's fullest device", xlabel="GiB")
 
 
 def _group_label(group: GroupReport) -> str:
@@ -81,14 +87,15 @@ def _draw_attainment(axes: Axes, report: ServingReport, target: float | None) ->
     for row, model in enumerate(models):
         is_met = target is None or model.attainment >= target
         axes.barh(row, model.attainment, color=GREEN if is_met else RED, height=0.6)
+        is_inside = model.attainment > 0.15
         axes.annotate(
             units.percent(model.attainment),
             (model.attainment, row),
-            xytext=(-4, 0),
+            xytext=(-6 if is_inside else 4, 0),
             textcoords="offset points",
-            ha="right",
+            ha="right" if is_inside else "left",
             va="center",
-            color="white",
+            color="white" if is_inside else INK,
             fontsize=8,
         )
     down_the_side(axes, [model.model for model in models])
@@ -104,17 +111,9 @@ def _draw_times(axes: Axes, models: tuple[ModelReport, ...], name: str, title: s
         times, limit = getattr(model, f"{name}_s"), getattr(model.objectives, f"{name}_s")
         axes.plot([times.p50, times.p99], [row, row], color=ORANGE, linewidth=3, alpha=0.5)
         for quantile, marker in QUANTILES:
-            axes.plot(getattr(times, quantile), row, marker, color=ORANGE, markeredgewidth=1.5)
+            axes.plot(getattr(times, quantile), row, marker, color=ORANGE)
         if limit is not None:
             axes.plot([limit, limit], [row - 0.32, row + 0.32], color=INK, linewidth=1.6)
     down_the_side(axes, [model.model for model in models])
     as_seconds(axes)
-    marks = [
-        Line2D([], [], color=ORANGE, marker=marker, linestyle="", label=quantile.upper())
-        for quantile, marker in QUANTILES
-    ]
-    marks.append(
-        Line2D([], [], color=INK, marker="|", markersize=9, linestyle="", label="objective")
-    )
     axes.set(title=title)
-    axes.legend(handles=marks, loc="upper right", ncols=4, bbox_to_anchor=(1.0, 1.12))

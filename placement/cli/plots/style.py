@@ -9,8 +9,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from placement.cli import units
-
 # Source: Okabe and Ito, Color Universal Design (2008), but for their yellow, too pale for lines.
 BLUE, ORANGE, GREEN, RED, SKY, PINK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
@@ -70,7 +68,7 @@ def as_seconds(axes: Axes) -> None:
     """Make the x axis one of seconds, on a logarithmic scale."""
     axes.set_xscale("log")
     # Decades alone are too few labels where all values lie in one.
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: units.seconds(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axes.xaxis.set_minor_formatter(FuncFormatter(_minor_seconds(axes)))
     axes.tick_params(axis="x", which="minor", labelsize=8, length=0)
 
@@ -79,9 +77,13 @@ def _minor_seconds(axes: Axes) -> Callable[[float, int | None], str]:
     def label(value: float, _: int | None) -> str:
         low, high = axes.get_xlim()
         is_shown = high / low < 30 and f"{value:e}"[0] in "25"
-        return units.seconds(value) if is_shown else ""
+        return _tick(value) if is_shown else ""
 
     return label
+
+
+def _tick(value: float) -> str:
+    return f"{value:g} s" if value >= 1.0 else f"{1e3 * value:g} ms"
 
 
 def down_the_side(axes: Axes, names: list[str]) -> None:
@@ -94,7 +96,7 @@ def down_the_side(axes: Axes, names: list[str]) -> None:
 def target_line(axes: Axes, target: float, *, along: str) -> None:
     """Mark the attainment that was asked for."""
     draw = axes.axvline if along == "x" else axes.axhline
-    draw(target, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    draw(target, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=3, label="target")
 
 
 def shortened(text: str, size: int = 34) -> str:
