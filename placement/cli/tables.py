@@ -1,5 +1,6 @@
 """Tables: in boxes and colours on a terminal, in plain columns where something else reads them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
@@ -10,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 _GAP = "  "
+_NUMBER = re.compile(r"-?|[0-9.,]+( ?[A-Za-z%]{1,4})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,9 @@ class Table:
         return [[_cell(cell).text for cell in row] for row in self.rows]
 
     def is_numeric(self, column: int) -> bool:
-        """Whether all cells of a column begin with a digit: these stand to the right."""
+        """Whether all cells of a column are numbers, with or without a unit."""
         cells = [row[column] for row in self.texts()]
-        return bool(cells) and all(not cell or cell[0] in "-0123456789" for cell in cells)
+        return bool(cells) and all(map(_NUMBER.fullmatch, cells))
 
 
 def met(share: float, target: float, text: str) -> Cell:
