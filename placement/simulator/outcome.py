@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from fabric.core.request import Objectives
 from placement.workload.trace import FloatArray, IntArray, Trace
+
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,11 +30,15 @@ class Outcome:
         rest = np.where(self.num_tokens > 1, self.num_tokens - 1, np.nan)
         return (self.e2e_s - self.ttft_s) / rest
 
-    def attainment(self, objectives: tuple[Objectives, ...]) -> float:
-        """The share of all requests whose model's objectives were met; one for each model."""
-        is_met = np.isfinite(self.e2e_s)
+    def is_met(self, objectives: tuple[Objectives, ...]) -> BoolArray:
+        """Which requests met all of their model's objectives; one of them for each model."""
+        met = np.isfinite(self.e2e_s)
         for name in ("ttft_s", "tpot_s", "e2e_s"):
             limits = np.array([getattr(one, name) or np.inf for one in objectives])
             values = getattr(self, name)
-            is_met &= np.isnan(values) | (values <= limits[self.trace.models])
-        return float(is_met.mean()) if len(self.trace) else 1.0
+            met &= np.isnan(values) | (values <= limits[self.trace.models])
+        return met
+
+    def attainment(self, objectives: tuple[Objectives, ...]) -> float:
+        """The share of all requests whose model's objectives were met; one for each model."""
+        return float(self.is_met(objectives).mean()) if len(self.trace) else 1.0
