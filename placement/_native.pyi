@@ -43,3 +43,24 @@ class Scorer:
     def score(
         self, groups: IntArray, configs: IntArray, offsets: IntArray, models: IntArray
     ) -> tuple[npt.NDArray[np.int64], FloatArray]: ...
+
+class StageTable:
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_devices: int,
+        devices_per_node: int,
+        max_stages: int,
+        mesh_devices: IntArray,
+        classes: IntArray,
+        offsets: IntArray,
+        ticks: FloatArray,
+        bytes: npt.NDArray[np.int64],
+        inside_ticks: float,
+        outside_ticks: float,
+    ) -> None: ...
+
+def pareto_pipelines(
+    table: StageTable, max_bytes: int, tolerance: float
+) -> list[list[tuple[int, int, int, int]]]: ...

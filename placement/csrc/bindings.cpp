@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "pipelines.h"
 #include "requests.h"
 #include "search.h"
 
@@ -128,10 +129,55 @@ void bind_search(py::module_& module) {
         .def_property_readonly("num_replayed", &planner::Scorer::num_replayed);
 }
 
+planner::StageTable to_stage_table(int num_layers, int num_devices, int devices_per_node,
+                                   int max_stages, const Array<int32_t>& mesh_devices,
+                                   const Array<int32_t>& classes, const Array<int32_t>& offsets,
+                                   const Array<double>& ticks, const Array<int64_t>& bytes,
+                                   double inside_ticks, double outside_ticks) {
+    return {num_layers,
+            num_devices,
+            devices_per_node,
+            max_stages,
+            to_vector<int32_t>(mesh_devices),
+            to_vector<int32_t>(classes),
+            to_vector<int32_t>(offsets),
+            to_vector<double>(ticks),
+            to_vector<int64_t>(bytes),
+            inside_ticks,
+            outside_ticks};
+}
+
+// Of each pipeline, its stages: first layer, end, mesh, option.
+py::list pareto_pipelines(const planner::StageTable& table, int64_t max_bytes, double tolerance) {
+    std::vector<planner::Pipeline> found;
+    {
+        py::gil_scoped_release release;
+        found = planner::pareto_pipelines(table, max_bytes, tolerance);
+    }
+    py::list front;
+    for (const planner::Pipeline& one : found) {
+        py::list stages;
+        for (const planner::PipelineStage& stage : one.stages)
+            stages.append(py::make_tuple(stage.first, stage.end, stage.mesh, stage.option));
+        front.append(stages);
+    }
+    return front;
+}
+
+void bind_pipelines(py::module_& module) {
+    py::class_<planner::StageTable>(module, "StageTable")
+        .def(py::init(&to_stage_table), py::kw_only(), py::arg("num_layers"),
+             py::arg("num_devices"), py::arg("devices_per_node"), py::arg("max_stages"),
+             py::arg("mesh_devices"), py::arg("classes"), py::arg("offsets"), py::arg("ticks"),
+             py::arg("bytes"), py::arg("inside_ticks"), py::arg("outside_ticks"));
+    module.def("pareto_pipelines", &pareto_pipelines);
+}
+
 } // namespace
 
 PYBIND11_MODULE(_native, module) {
     module.doc() = "Request-level simulation and search, compiled.";
     bind_requests(module);
     bind_search(module);
+    bind_pipelines(module);
 }
