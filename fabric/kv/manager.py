@@ -21,6 +21,7 @@ class Allocation:
 
 
 _UNCHANGED = Allocation()
+_NO_ORDERS = BlockOrders()
 
 
 class KVCacheManager:
@@ -149,23 +150,26 @@ class KVCacheManager:
             are free.
         """
         pool, blocks = self._pool, self._tables[key].blocks
-        num_new = max(0, -(-num_tokens // self.block_size) - len(blocks))
-        first = num_computed_tokens // self.block_size
-        is_shared = first < len(blocks) and pool.refcount(blocks[first]) > 1
-        if not num_new and not is_shared:
+        block_size, num_blocks = self.block_size, len(blocks)
+        first = num_computed_tokens // block_size
+        is_shared = first < num_blocks and pool.refcount(blocks[first]) > 1
+        if num_tokens <= num_blocks * block_size and not is_shared:
             return _UNCHANGED
+        num_new = max(0, -(-num_tokens // block_size) - num_blocks)
         if num_new + is_shared > pool.num_free:
             return None
         replaced = (first, self._replace(blocks, first)) if is_shared else None
-        new_blocks = tuple(pool.take() for _ in range(num_new))
+        new_blocks = tuple([pool.take() for _ in range(num_new)])
         blocks.extend(new_blocks)
         return Allocation(new_blocks, replaced)
 
     def register(self, key: int, num_computed_tokens: int) -> None:
         """Put the sequence's full blocks into the prefix cache, once their KV is stored."""
+        if not self.prefix_cache:
+            return
         table = self._tables[key]
         num_full = num_computed_tokens // self.block_size
-        if num_full <= table.num_registered or not self.prefix_cache:
+        if num_full <= table.num_registered:
             return
         for index in range(table.num_registered, num_full):
             self._pool.register(table.blocks[index], table.chain.hash_of(index))
@@ -267,10 +271,13 @@ class KVCacheManager:
         if self._pool.emptied:
             poisoned = tuple(dict.fromkeys(self._pool.emptied))
             self._pool.emptied.clear()
-        return BlockOrders(poisoned, self._parking.take_started())
+        started = self._parking.take_started()
+        return BlockOrders(poisoned, started) if poisoned or started else _NO_ORDERS
 
     def take_copies(self) -> tuple[tuple[int, int], ...]:
         """The (source, target) block copies due before the next computation, all independent."""
+        if not self._copies and not self._held:
+            return ()
         copies = tuple((source, target) for target, source in self._copies.items())
         self._copies.clear()
         for block in self._held:

@@ -214,6 +214,8 @@ class Parking:
 
     def take_started(self) -> tuple[Transfer, ...]:
         """The transfers begun since the last call."""
+        if not self._started:
+            return ()
         started = tuple(self._started)
         self._started.clear()
         return started

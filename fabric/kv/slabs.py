@@ -184,6 +184,8 @@ class SlabPool:
 
     def take_punched(self) -> tuple[int, ...]:
         """Slabs whose memory must go back to the system, before weights or anyone get to use it."""
+        if not self._punched:
+            return ()
         punched = tuple(dict.fromkeys(self._punched))
         self._punched.clear()
         return punched

@@ -8,6 +8,8 @@ from fabric.scheduler.request_pool import RequestPool
 from fabric.scheduler.room import Room
 from fabric.scheduler.settings import SchedulerConfig
 
+_RUNNING = SequenceStatus.RUNNING
+
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
@@ -43,7 +45,11 @@ class BatchChooser:
 
         One that waits counts unless there were too few blocks for it and there are no more now.
         """
-        best = next((item.order for item in self.lane.running if item.num_left), None)
+        best = None
+        for item in self.lane.running:
+            if len(item.tokens) > item.num_scheduled_tokens:
+                best = item.order
+                break
         head = self.lane.waiting.peek() if self.admits else None
         if head is None or (best is not None and best < head.order):
             return best
@@ -85,7 +91,7 @@ class BatchChooser:
                 may_admit = fits and self._bring_in(head, num_spare + num_growing, now)
                 if not may_admit:
                     continue
-                if head.status is not SequenceStatus.RUNNING:
+                if head.status is not _RUNNING:
                     num_arriving += head.num_samples
                     continue
                 sequence = head
@@ -93,7 +99,7 @@ class BatchChooser:
                 break
             else:
                 sequence, position = resident, position + 1
-                if sequence.status is not SequenceStatus.RUNNING:
+                if sequence.status is not _RUNNING:
                     continue
                 num_growing += self._grows(sequence)
             chosen.append(sequence)

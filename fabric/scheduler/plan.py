@@ -42,18 +42,23 @@ class StepPlan:
         scheduled: list[ScheduledSequence] = []
         introduced: list[NewSequence] = []
         for sequence, num_new_tokens, allocation in self._chosen.values():
-            key, start = sequence.key, sequence.num_scheduled_tokens
-            sequence.num_scheduled_tokens += num_new_tokens
-            num_tokens = len(sequence.tokens)
-            is_complete = sequence.num_scheduled_tokens == num_tokens
-            num_samples = sequence.num_samples if is_complete else 0
-            item = ScheduledSequence(key, start, num_new_tokens, num_samples)
+            key, tokens, start = sequence.key, sequence.tokens, sequence.num_scheduled_tokens
+            num_tokens, end = len(tokens), start + num_new_tokens
+            sequence.num_scheduled_tokens = end
+            num_samples = sequence.num_samples if end == num_tokens else 0
             if num_known := sequence.num_known_tokens:
-                item.new_block_ids = allocation.new_block_ids
-                item.replaced_block = allocation.replaced_block
-                if num_known < num_tokens:
-                    item.new_token_ids = tuple(sequence.tokens[num_known:])
+                new_token_ids = tuple(tokens[num_known:]) if num_known < num_tokens else ()
+                item = ScheduledSequence(
+                    key,
+                    start,
+                    num_new_tokens,
+                    num_samples,
+                    allocation.new_block_ids,
+                    new_token_ids,
+                    allocation.replaced_block,
+                )
             else:
+                item = ScheduledSequence(key, start, num_new_tokens, num_samples)
                 sequence.first_step = step
                 introduced.append(sequence.introduce(kv.block_ids(key)))
             sequence.num_known_tokens = num_tokens

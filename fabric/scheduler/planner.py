@@ -11,6 +11,8 @@ from fabric.scheduler.request_pool import RequestPool
 from fabric.scheduler.room import Room
 from fabric.scheduler.settings import SchedulerConfig
 
+_RUNNING = SequenceStatus.RUNNING
+
 
 class Planner:
     """Chooses the model, then its sequences, and finds blocks for their next tokens."""
@@ -39,9 +41,7 @@ class Planner:
             if (order := chooser.next_order()) is not None
         ]
         ready.sort()
-        # Other models' iterations fill the pipeline too, those that are in flight among them.
-        num_busy = sum(1 for chooser in choosers if chooser.lane.num_requests)
-        num_parts = -(-self._config.num_batches // max(1, num_busy))
+        num_parts = self._num_parts(choosers)
         plan = StepPlan(self._pool.lanes[0], budget)
         for _, number in ready:
             lane = self._pool.lanes[number]
@@ -51,6 +51,17 @@ class Planner:
             if plan:
                 break
         return plan
+
+    def _num_parts(self, choosers: Sequence[BatchChooser]) -> int:
+        """How many iterations a model's sequences are shared out to.
+
+        Other models' iterations fill the pipeline too, those that are in flight among them.
+        """
+        num_batches = self._config.num_batches
+        if num_batches == 1:
+            return 1
+        num_busy = sum(1 for chooser in choosers if chooser.lane.num_requests)
+        return -(-num_batches // max(1, num_busy))
 
     def _plan_sequences(
         self, plan: StepPlan, chosen: list[SequenceState], num_parts: int, now: float
@@ -72,14 +83,14 @@ class Planner:
     ) -> int:
         prefills = []
         for sequence in sequences:
-            num_left = sequence.num_left
+            num_left = len(sequence.tokens) - sequence.num_scheduled_tokens
             if num_left > 1:
                 prefills.append(sequence)
-            elif num_left and plan.budget and num_decodes and _is_running(sequence):
+            elif num_left and plan.budget and num_decodes and sequence.status is _RUNNING:
                 num_decodes -= 1
                 self._plan_tokens(plan, sequence, 1, now)
         for sequence in prefills:
-            if plan.budget and _is_running(sequence):
+            if plan.budget and sequence.status is _RUNNING:
                 self._plan_tokens(plan, sequence, min(sequence.num_left, plan.budget), now)
         return num_decodes
 
@@ -87,9 +98,9 @@ class Planner:
         self, plan: StepPlan, sequence: SequenceState, num_new_tokens: int, now: float
     ) -> None:
         """Find room for a running sequence's next tokens, at the cost of others if need be."""
-        start, kv = sequence.num_scheduled_tokens, plan.lane.kv
+        key, start, kv = sequence.key, sequence.num_scheduled_tokens, plan.lane.kv
         while True:
-            allocation = kv.allocate(sequence.key, start + num_new_tokens, start)
+            allocation = kv.allocate(key, start + num_new_tokens, start)
             if allocation is not None:
                 plan.add(sequence, num_new_tokens, allocation)
                 return
@@ -104,7 +115,3 @@ class Planner:
 
 def _priority_of(sequence: SequenceState) -> int:
     return sequence.request.source.priority
-
-
-def _is_running(sequence: SequenceState) -> bool:
-    return sequence.status is SequenceStatus.RUNNING

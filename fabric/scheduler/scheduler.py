@@ -18,7 +18,7 @@ from fabric.scheduler.admission import check_fits
 from fabric.scheduler.batch_chooser import BatchChooser
 from fabric.scheduler.explain import explain
 from fabric.scheduler.fairness import Fairness
-from fabric.scheduler.lane import ScheduledModel
+from fabric.scheduler.lane import Lane, ScheduledModel
 from fabric.scheduler.lengths import LengthEstimator
 from fabric.scheduler.load import Totals, report_load
 from fabric.scheduler.output import (
@@ -37,8 +37,11 @@ from fabric.scheduler.request import SequenceState, SequenceStatus
 from fabric.scheduler.request_pool import RequestPool
 from fabric.scheduler.room import Room
 from fabric.scheduler.settings import SchedulerConfig
-from fabric.scheduler.stopping import ending_of
+from fabric.scheduler.stopping import append_token
 from fabric.scheduler.swapper import Swapper
+
+_RUNNING = SequenceStatus.RUNNING
+_NO_ORDERS = WorkerOrders()
 
 
 class Scheduler:
@@ -99,7 +102,7 @@ class Scheduler:
         self._stall_s = 0.0
         self._stalled_since_s: float | None = None
         self._is_stuck = False
-        self._orders = WorkerOrders()
+        self._orders = _NO_ORDERS
         self._plan = StepPlan(lanes[0], config.max_num_batched_tokens)
 
     @property
@@ -220,7 +223,7 @@ class Scheduler:
 
     def take_orders(self) -> WorkerOrders:
         """What workers are to do before the iteration scheduled last."""
-        orders, self._orders = self._orders, WorkerOrders()
+        orders, self._orders = self._orders, _NO_ORDERS
         return orders
 
     def note_stall(self, seconds: float) -> None:
@@ -250,25 +253,29 @@ class Scheduler:
         samples = {item.key: item for item in result.sampled}
         updates: list[SequenceUpdate] = []
         shares: list[tuple[SequenceState, int]] = []
-        kv = self._pool.lanes[output.model].kv
+        pool, step, lane = self._pool, output.step, self._pool.lanes[output.model]
+        sequences, note_run, caches = pool.sequences, pool.policy.note_run, lane.kv.prefix_cache
         for item in output.scheduled:
-            sequence = self._pool.sequences.get(item.key)
-            if sequence is None or output.step < sequence.first_step:
+            key, num_new_tokens = item.key, item.num_new_tokens
+            sequence = sequences.get(key)
+            if sequence is None or step < sequence.first_step:
                 continue
             if result.error:
-                self._pool.recompute(sequence, now)
+                pool.recompute(sequence, now)
                 sequence.request.last_preemption = result.error
                 continue
-            sequence.num_computed_tokens += item.num_new_tokens
-            self._num_tokens += item.num_new_tokens
-            shares.append((sequence, item.num_new_tokens))
-            kv.register(item.key, sequence.num_computed_tokens)
+            sequence.num_computed_tokens += num_new_tokens
+            self._num_tokens += num_new_tokens
+            shares.append((sequence, num_new_tokens))
+            if caches:
+                lane.kv.register(key, sequence.num_computed_tokens)
             if item.num_samples:
-                self._take_samples(sequence, samples[item.key], now, updates)
-            if sequence.status is SequenceStatus.RUNNING:
-                rank = self._pool.policy.note_run(sequence, elapsed_s, now)
-                self._pool.rerank(sequence, rank)
-        self._pool.charge(shares, elapsed_s)
+                self._take_samples(lane, sequence, samples[key], now, updates)
+            if sequence.status is _RUNNING:
+                rank = note_run(sequence, elapsed_s, now)
+                if rank is not sequence.rank:
+                    pool.rerank(sequence, rank)
+        pool.charge(shares, elapsed_s)
         self._num_steps += bool(output.scheduled)
         return updates
 
@@ -325,13 +332,17 @@ class Scheduler:
             for number, swapper in enumerate(self._swappers)
             if (orders := swapper.take_orders(now))
         ]
+        punched = self._presence.take_punched()
+        if not (given or weights or punched):
+            return _NO_ORDERS
         # A slab may go from one model to another here: poison first, whoever's it was.
         blocks = [replace(orders, transfers=()) for orders in given if orders.poisoned]
         blocks += [replace(orders, poisoned=()) for orders in given if orders.transfers]
-        return WorkerOrders(tuple(blocks), weights, self._presence.take_punched())
+        return WorkerOrders(tuple(blocks), weights, punched)
 
     def _take_samples(
         self,
+        lane: Lane,
         sequence: SequenceState,
         sample: SampledTokens,
         now: float,
@@ -339,22 +350,24 @@ class Scheduler:
     ) -> None:
         if sequence.request.first_token_s is None:
             sequence.request.first_token_s = now
-            lane = self._pool.lane_of(sequence)
             lane.num_queued_tokens -= sequence.num_prompt_tokens
         if sequence.num_samples > 1:
-            updates += self._fork(sequence, sample, now)
+            updates += self._fork(lane, sequence, sample, now)
             return
-        update = self._append(sequence, sample, 0)
+        update = append_token(lane, sequence, sample.token_ids, sample.logprobs)
         updates.append(update)
         if update.finish_reason is not None:
             self._pool.finish(sequence, now)
 
     def _fork(
-        self, parent: SequenceState, sample: SampledTokens, now: float
+        self, lane: Lane, parent: SequenceState, sample: SampledTokens, now: float
     ) -> list[SequenceUpdate]:
         """Give each sibling its first token; those that go on share the parent's blocks."""
         family = [parent, *self._pool.fork(parent, now)]
-        updates = [self._append(sequence, sample, i) for i, sequence in enumerate(family)]
+        updates = [
+            append_token(lane, sequence, sample.token_ids[i : i + 1], sample.logprobs[i : i + 1])
+            for i, sequence in enumerate(family)
+        ]
         ends = [update.finish_reason is not None for update in updates]
         for child, has_ended in zip(family[1:], ends[1:], strict=True):
             if not has_ended:
@@ -363,23 +376,3 @@ class Scheduler:
             if has_ended:
                 self._pool.finish(sequence, now)
         return updates
-
-    def _append(self, sequence: SequenceState, sample: SampledTokens, i: int) -> SequenceUpdate:
-        """Append the ``i``-th of the sampled tokens to a sequence."""
-        request = sequence.request
-        first_token = len(sequence.tokens) - sequence.num_prompt_tokens
-        sequence.tokens.append(sample.token_ids[i])
-        request.num_output_tokens += 1
-        lane = self._pool.lane_of(sequence)
-        lane.num_sampled += 1
-        reason, match = ending_of(sequence, lane.spec.eos_token_ids, lane.spec.max_model_len)
-        return SequenceUpdate(
-            request.source.request_id,
-            sequence.key,
-            sequence.index,
-            first_token,
-            sample.token_ids[i : i + 1],
-            sample.logprobs[i : i + 1],
-            reason,
-            match,
-        )

@@ -1,6 +1,8 @@
-"""When a sampled token ends its sequence."""
+"""What a sampled token does to its sequence, and when it ends it."""
 
-from fabric.core.request import FinishReason, StopMatch
+from fabric.core.request import FinishReason, PositionLogprobs, StopMatch
+from fabric.scheduler.lane import Lane
+from fabric.scheduler.output import SequenceUpdate
 from fabric.scheduler.request import SequenceState
 
 Ending = tuple[FinishReason | None, StopMatch | None]
@@ -26,3 +28,28 @@ def ending_of(sequence: SequenceState, eos_token_ids: frozenset[int], max_model_
     if num_output >= sampling.max_tokens or len(tokens) >= max_model_len:
         return _TOO_LONG
     return _GOES_ON
+
+
+def append_token(
+    lane: Lane,
+    sequence: SequenceState,
+    token_ids: tuple[int, ...],
+    logprobs: tuple[PositionLogprobs, ...],
+) -> SequenceUpdate:
+    """Append a token to a sequence; what to tell of it, and whether it ends there."""
+    request, tokens, spec = sequence.request, sequence.tokens, lane.spec
+    first_token = len(tokens) - sequence.num_prompt_tokens
+    tokens.append(token_ids[0])
+    request.num_output_tokens += 1
+    lane.num_sampled += 1
+    reason, match = ending_of(sequence, spec.eos_token_ids, spec.max_model_len)
+    return SequenceUpdate(
+        request.source.request_id,
+        sequence.key,
+        sequence.index,
+        first_token,
+        token_ids,
+        logprobs,
+        reason,
+        match,
+    )

@@ -58,6 +58,8 @@ class DeadlineQueue:
 
     def pop_expired(self, now: float) -> list[RequestState]:
         """The live requests whose deadline has come."""
+        if not self._heap or self._heap[0][0] > now:
+            return []
         expired = []
         while self._heap and self._heap[0][0] <= now:
             request = heappop(self._heap)[2]
