@@ -22,18 +22,16 @@ from machine import describe_machine, verdict
 
 from placement.catalog import device
 from placement.cost.aiconfigurator_rows import LoopRow, read_loop_rows
-from placement.cost.calibration import FITTED, Calibration, fit
-from placement.cost.closed_loop import LoopTimes, loop_times
-from placement.cost.iteration import Roofline
+from placement.cost.aiconfigurator_table import predicted_times
+from placement.cost.calibration import Calibration
+from placement.cost.closed_loop import LoopTimes
+from placement.cost.fitting import FITTED, fit
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data/aiconfigurator/silicon_rows.csv"
 SEEDS = (0, 1, 2, 3, 4)
 JUDGED = ("h100", "h200")
 DEVICES = (*JUDGED, "b200")
 MAX_MAPE = 13.9
-# What engines leave for weights and KV: 90 % of the memory, less what activations and graphs take.
-MEMORY_SHARE = 0.9
-RESERVED_BYTES = 6 << 30
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,7 @@ def main() -> None:
 
 
 def predicted(row: LoopRow, calibration: Calibration) -> LoopTimes:
-    """What we say of a row."""
-    kind = device(row.device)
-    roofline = Roofline(row.shape, kind, row.parallel, calibration)
-    memory_bytes = int(MEMORY_SHARE * kind.memory_bytes) - RESERVED_BYTES
-    return loop_times(roofline, row.loop, memory_bytes)
+    return predicted_times(row, device(row.device), calibration)
 
 
 def fitted(rows: Sequence[LoopRow]) -> Calibration:
