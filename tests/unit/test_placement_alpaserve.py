@@ -1,0 +1,307 @@
+"""AlpaServe's experiments: arrivals, published placements, queueing formulas."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fabric.core.errors import ConfigError
+from fabric.core.plan import ParallelConfig
+from placement.alpaserve.bounds import (
+    max_imbalance,
+    max_overhead,
+    pipeline_latency_s,
+    simple_latency_s,
+)
+from placement.alpaserve.cases import Case, case_requests, case_times
+from placement.alpaserve.profile import CONFIGS, V100Profile, device_bytes, load_profile
+from placement.alpaserve.rows import Row, read_rows, replay_row
+from placement.alpaserve.workload import (
+    gamma_arrivals,
+    merged_arrivals,
+    num_edge_requests,
+    power_law_rates,
+)
+from placement.groups import Group
+from placement.simulator.request_level import RequestSimulator
+from placement.simulator.service import KindRequests, ServiceTimes
+from placement.workload.trace import FloatArray, IntArray
+
+
+@pytest.fixture(scope="module")
+def rows(data_path: Path) -> list[Row]:
+    return read_rows(data_path / "alpaserve/golden_rows.jsonl")
+
+
+@pytest.fixture(scope="module")
+def profile(data_path: Path) -> V100Profile:
+    return load_profile(data_path / "alpaserve/fitted_v100.json")
+
+
+def mean_latency_s(
+    arrivals: FloatArray,
+    models: IntArray,
+    stages: Sequence[float],
+    groups: Sequence[Group],
+) -> float:
+    """Mean over requests that nothing refuses; all models take the same stages everywhere."""
+    num_models = int(models.max()) + 1
+    requests = KindRequests(
+        arrivals_s=arrivals,
+        kinds=models,
+        kind_models=np.arange(num_models, dtype=np.int32),
+        slo_s=np.full(num_models, np.inf, dtype=np.float32),
+        num_models=num_models,
+    )
+    times = ServiceTimes(
+        stages_s=np.tile(np.array(stages, dtype=np.float32), (1, num_models, 1)),
+        num_stages=np.array([len(stages)], dtype=np.int32),
+        delay_s=np.zeros((1, num_models), dtype=np.float32),
+        overhead_s=0.0,
+        model_bytes=np.zeros((1, num_models)),
+        budget_bytes=np.zeros(1),
+        num_devices=np.array([len(stages)], dtype=np.int32),
+    )
+    return RequestSimulator(requests, times).score(groups).mean_latency_s
+
+
+def poisson(rate_per_s: float, num_requests: int = 300_000) -> tuple[FloatArray, IntArray]:
+    rng = np.random.default_rng(11)
+    arrivals = np.cumsum(rng.exponential(1 / rate_per_s, num_requests))
+    return arrivals, rng.integers(0, 2, num_requests).astype(np.int32)
+
+
+APART = (Group(0, (0,)), Group(0, (1,)))
+TOGETHER = (Group(0, (0, 1)),)
+
+
+@pytest.mark.parametrize(
+    ("case", "num_requests"),
+    [
+        (Case("mixed", 60, 64.0, 4.0, 5.0), 12857),
+        (Case("bert", 42, 64.0, 4.0, 5.0), 12960),
+        (Case("align-bert2.6b-sim", 24, 40.0, 4.0, 5.0), 8129),
+        (Case("mixed", 60, 1.0, 4.0, 5.0), 567),
+    ],
+)
+def test_as_many_requests_arrive_as_were_published(case: Case, num_requests: int):
+    rates = power_law_rates(case.num_models, case.rate_per_s)
+    arrivals, models = merged_arrivals(rates, case.cv, case.duration_s)
+    assert len(arrivals) == len(models) == num_requests
+    assert np.all(np.diff(arrivals) >= 0)
+
+
+def test_arrivals_are_sums_of_one_gap_drawn_after_another():
+    generator, expected, now = np.random.RandomState(5), [], 0.0
+    while (now := now + generator.gamma(1 / 16, 16 / 2.0)) < 50.0:
+        expected.append(now)
+    assert gamma_arrivals(2.0, 4.0, 50.0, seed=5).tolist() == expected
+
+
+def test_rates_fall_with_the_root_of_the_models_number():
+    rates = power_law_rates(4, 10.0)
+    assert rates.sum() == pytest.approx(10.0)
+    assert rates[0] / rates[3] == pytest.approx(2.0)
+
+
+def test_other_seeds_give_other_requests():
+    rates = power_law_rates(3, 10.0)
+    assert len(merged_arrivals(rates, 1.0, 50.0, 0)[0]) != len(
+        merged_arrivals(rates, 1.0, 50.0, 9)[0]
+    )
+
+
+def test_ten_seconds_of_requests_are_left_out_at_each_end():
+    assert num_edge_requests(np.linspace(0.0, 200.0, 401)) == 20
+    assert num_edge_requests(np.linspace(0.0, 12.0, 5)) == 2
+    assert num_edge_requests(np.array([3.0])) == 0
+
+
+@pytest.mark.parametrize("bad", [(0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, float("nan"))])
+def test_arrivals_need_positive_numbers(bad: tuple[float, float, float]):
+    with pytest.raises(ConfigError, match="above 0"):
+        gamma_arrivals(*bad, seed=0)
+
+
+def test_published_placements_replay_to_their_attainment(rows: list[Row], profile: V100Profile):
+    for row in rows[::12]:
+        tolerance = 0.016 if row.is_real else 0.001
+        score = replay_row(row, profile)
+        assert score.attainment == pytest.approx(row.expected, abs=tolerance), row
+
+
+def test_published_placements_fit_in_memory_and_greedy_ones_fill_it(
+    rows: list[Row], profile: V100Profile
+):
+    for row in rows:
+        times = case_times(row.case, profile, row.configs)
+        for group in row.groups:
+            sizes, budget = times.model_bytes[group.config], times.budget_bytes[group.config]
+            used = sizes[list(group.models)].sum()
+            assert used <= budget
+            if row.policy in ("sr-greedy", "mp-greedy-4", "mp-search"):
+                others = sorted(set(range(row.case.num_models)) - set(group.models))
+                assert not others or used + sizes[others].min() > budget
+
+
+def test_a_case_has_the_profiles_times_and_objectives():
+    numbers = {"L1": 0.4, "op2": 0.25, "pp2S": 0.42, "pp2M": 0.22}
+    profile = V100Profile(dict.fromkeys(("bert-6.7b", "bert-2.6b", "bert-1.3b"), numbers))
+    case = Case("bert", 4, 8.0, 2.0, slo_scale=5.0, duration_s=20.0)
+    configs = (ParallelConfig(1, 1), ParallelConfig(1, 2), ParallelConfig(2, 1))
+    requests, times = case_requests(case, profile), case_times(case, profile, configs)
+    assert case.types == ("bert-6.7b", "bert-2.6b", "bert-1.3b", "bert-6.7b")
+    assert requests.slo_s.tolist() == [2.0] * 4
+    assert times.num_stages.tolist() == [1, 1, 2]
+    assert times.num_devices.tolist() == [1, 2, 2]
+    np.testing.assert_allclose(times.stages_s[:, 3, 0], [0.4036, 0.25225, 0.2036])
+    np.testing.assert_allclose(times.stages_s[:, 3, 1], [0, 0, 0.22396], rtol=1e-6)
+
+
+def test_a_pipelines_slowest_stage_is_its_last():
+    profile = V100Profile({"bert-1.3b": {"pp4S": 1.0, "pp4M": 0.4}})
+    stages = profile.stages_s("bert-1.3b", ParallelConfig(4, 1))
+    np.testing.assert_allclose(stages, np.array([0.2, 0.2, 0.2, 0.4]) * 1.036)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "message"),
+    [
+        ("gpt", ParallelConfig(1, 1), "no L1 of gpt"),
+        ("bert-1.3b", ParallelConfig(1, 8), "no op8 of bert-1.3b"),
+        ("bert-1.3b", ParallelConfig(2, 2), "no pipelines of cut operators"),
+    ],
+)
+def test_what_the_profile_lacks_is_named(kind: str, config: ParallelConfig, message: str):
+    with pytest.raises(ConfigError, match=message):
+        V100Profile({"bert-1.3b": {"L1": 0.1}}).stages_s(kind, config)
+
+
+def test_sizes_of_unknown_models_are_refused():
+    with pytest.raises(ConfigError, match="'gpt' is none of"):
+        device_bytes("gpt", CONFIGS[0])
+
+
+def test_unknown_sets_are_refused():
+    with pytest.raises(ConfigError, match="mixed, bert"):
+        Case("gpt", 4, 8.0, 2.0, 5.0)
+
+
+GOOD_ROW: dict[str, object] = {
+    "set": "bert",
+    "policy": "sr-greedy",
+    "exp": "slo",
+    "models": 3,
+    "devices": 1,
+    "rate": 4.0,
+    "cv": 2,
+    "slo_scale": 5.0,
+    "duration": 20.0,
+    "requests": 80,
+    "configs": [[1, 1, 1]],
+    "groups": [[2, 0]],
+    "published": 0.5,
+    "replayed": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups": [[0], [1]]}, "line 2"),
+        ({"configs": 3}, "line 2: 3 is not a list of lists"),
+        ({"rate": "4"}, "line 2: '4' is not a number"),
+        ({"set": "gpt"}, "line 2: models is 'gpt'"),
+    ],
+)
+def test_bad_rows_are_refused_by_their_line(
+    tmp_path: Path, changes: dict[str, object], message: str
+):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, (GOOD_ROW, {**GOOD_ROW, **changes}))))
+    with pytest.raises(ConfigError, match=message):
+        read_rows(path)
+
+
+def test_rows_without_a_replay_expect_what_was_published(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(GOOD_ROW))
+    (row,) = read_rows(path)
+    assert (row.expected, row.groups) == (0.5, (Group(0, (0, 2)),))
+
+
+def test_profiles_that_are_no_seconds_are_refused(tmp_path: Path):
+    path = tmp_path / "profile.json"
+    path.write_text('{"bert-1.3b": {"L1": "fast"}}')
+    with pytest.raises(ConfigError, match="must be an object of seconds"):
+        load_profile(path)
+
+
+@pytest.mark.parametrize("busy", [0.3, 0.6, 0.8])
+def test_one_device_waits_as_an_m_d_1_queue(busy: float):
+    arrivals, models = poisson(busy)
+    measured = mean_latency_s(arrivals, models, [1.0], TOGETHER)
+    assert measured == pytest.approx(1 + busy / (2 * (1 - busy)), rel=0.03)
+
+
+@pytest.mark.parametrize("stages", [(0.25, 0.25), (0.1, 0.3, 0.2), (0.3, 0.1)])
+def test_a_pipeline_waits_at_its_slowest_stage_only(stages: tuple[float, ...]):
+    arrivals, models = poisson(2.4)
+    measured = mean_latency_s(arrivals, models, stages, TOGETHER)
+    assert measured == pytest.approx(pipeline_latency_s(2.4, sum(stages), max(stages)), rel=0.03)
+
+
+@pytest.mark.parametrize("load", [0.4, 1.0, 1.6])
+def test_pipelines_at_their_bounds_are_as_fast_as_a_device_for_each(load: float):
+    arrivals, models = poisson(load)
+    apart = mean_latency_s(arrivals, models, [1.0], APART)
+    assert apart == pytest.approx(simple_latency_s(load, 1.0), rel=0.03)
+    half = max_overhead(load) / 2
+    assert mean_latency_s(arrivals, models, [half, half], TOGETHER) == pytest.approx(
+        apart, rel=0.04
+    )
+    slow = max_imbalance(load) / 2
+    uneven = mean_latency_s(arrivals, models, [slow, 1 - slow], TOGETHER)
+    assert uneven == pytest.approx(apart, rel=0.04)
+
+
+@pytest.mark.parametrize("load", [0.1, 0.9, 1.7])
+def test_the_overhead_bound_is_the_published_polynomials_root(load: float):
+    r = load
+    root = math.sqrt(64 - 96 * r + 56 * r**2 - 12 * r**3 + r**4)
+    assert max_overhead(load) == pytest.approx((r**2 - 8 + root) / (3 * (r**2 - 2 * r)))
+
+
+def test_idle_devices_bear_no_overhead_and_any_imbalance_that_saves_nothing():
+    assert max_overhead(0.0) == pytest.approx(1.0)
+    assert max_imbalance(0.0) == pytest.approx(math.sqrt(2))
+
+
+@pytest.mark.parametrize("load", [-0.1, 2.0, float("nan")])
+def test_loads_that_two_devices_cannot_bear_are_refused(load: float):
+    with pytest.raises(ConfigError, match="below 2"):
+        max_overhead(load)
+    with pytest.raises(ConfigError, match="below 2"):
+        max_imbalance(load)
+
+
+def test_a_saturated_stage_is_refused():
+    with pytest.raises(ConfigError, match="keep a stage busy"):
+        pipeline_latency_s(1.2, 1.0, 1.0)
+
+
+# Speed-ups as its figure 2 gives them, rounded, and how near ours must come: its requests were few.
+@pytest.mark.parametrize(
+    ("shares", "cv", "speedup", "tolerance"),
+    [((0.5, 0.5), 1.0, 1.3, 0.1), ((0.5, 0.5), 3.0, 1.9, 0.1), ((0.2, 0.8), 1.0, 6.6, 1.0)],
+)
+def test_two_models_on_two_devices_gain_what_alpaserve_says(
+    shares: tuple[float, float], cv: float, speedup: float, tolerance: float
+):
+    arrivals, models = merged_arrivals(3.0 * np.array(shares), cv, duration_s=60_000.0)
+    apart = mean_latency_s(arrivals, models, [0.395], APART)
+    together = mean_latency_s(arrivals, models, [0.2, 0.2], TOGETHER)
+    assert apart / together == pytest.approx(speedup, abs=tolerance)
