@@ -25,13 +25,7 @@ def load_input(path: Path, overrides: tuple[str, ...] = ()) -> PlanInput:
     Raises:
         ConfigError: The file can't be read or parsed, or keys or values are wrong; names each.
     """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-    tree = _parse_yaml(text, str(path))
+    tree = read_yaml(path)
     for override in overrides:
         _override(tree, override)
     return parse_input(tree, str(path), path.parent)
@@ -51,8 +45,27 @@ def parse_input(tree: object, origin: str, folder: Path = Path()) -> PlanInput:
     try:
         return PlanInput.model_validate(tree, context={FOLDER: folder})
     except ValidationError as error:
-        problems = "; ".join(_problem(item) for item in error.errors())
-        raise ConfigError(f"{origin}: {problems}") from error
+        raise ConfigError(f"{origin}: {problems_of(error)}") from error
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: The file can't be read, or holds something else.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    return _parse_yaml(text, str(path))
+
+
+def problems_of(error: ValidationError) -> str:
+    """What is wrong with each key, in one line."""
+    return "; ".join(_problem(item) for item in error.errors())
 
 
 def _problem(item: ErrorDetails) -> str:

@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 
 from fabric.core.errors import ConfigError
+from fabric.core.plan import ParallelConfig
 from fabric.core.request import Objectives
 from placement.config import PlanInput, load_input, parse_input
-from placement.config.changes import changed, usual_values
+from placement.config.changes import changed, usual_values, with_trace
+from placement.config.placed import load_placement
+from placement.devices import GroupConfig
+from placement.groups import Group
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "plan.yaml"
 
@@ -199,3 +203,56 @@ def test_change_that_makes_no_sense_is_refused(quantity: str, value: float):
 def test_usual_values_surround_the_inputs_own():
     assert usual_values(parsed(), "devices") == (2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 16.0)
     assert 1.0 in usual_values(parsed(), "rate")
+
+
+def test_trace_takes_the_place_of_arrivals(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    path.write_text("")
+
+    workload = with_trace(parsed(workload={"arrivals": "gamma", "cv": 2}), "azure_llm", path)
+
+    assert (workload.workload.arrivals, workload.workload.cv) == ("trace", None)
+
+
+def test_trace_of_unknown_kind_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="csv: is no trace; allowed: azure_llm"):
+        with_trace(parsed(), "csv", tmp_path)
+
+
+PLAN = """
+models: [{id: chat, source: x}]
+groups:
+  - {name: g0, models: [chat, {id: code, weight: 2}], parallel: {tensor: 2}, memory: 40GiB}
+  - {name: g1, models: [chat], memory: 20GiB, num_cpus: 2}
+"""
+BUDGETS = {"l4": 20 * 2**30, "a100-40": 40 * 2**30}
+
+
+def test_placement_is_read_from_a_plans_groups(tmp_path: Path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+
+    placement = load_placement(path, ("code", "chat"), BUDGETS)
+
+    assert placement.groups == (Group(0, (0, 1)), Group(1, (1,)))
+    assert placement.configs == (
+        GroupConfig("a100-40", ParallelConfig(1, 2)),
+        GroupConfig("l4", ParallelConfig(1, 1)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("models", "budgets", "problem"),
+    [
+        (("chat",), BUDGETS, "groups.0.models.1: code is no model of the input; allowed: chat"),
+        (("chat", "code"), {"a": 1, "b": 2}, r"groups.0.memory: is .*; must say on which type"),
+    ],
+)
+def test_plan_that_does_not_fit_the_input_is_refused(
+    tmp_path: Path, models: tuple[str, ...], budgets: dict[str, int], problem: str
+):
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+
+    with pytest.raises(ConfigError, match=problem):
+        load_placement(path, models, budgets)
