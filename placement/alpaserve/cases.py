@@ -1,5 +1,6 @@
 """AlpaServe's synthetic experiments as the request-level simulator and the search take them."""
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -17,13 +18,16 @@ from placement.alpaserve.profile import (
 from placement.alpaserve.workload import merged_arrivals, power_law_rates
 from placement.simulator.service import KindRequests, ServiceTimes
 
-MIXED = ("bert-6.7b", "moe-5.3b", "bert-2.6b", "moe-2.4b", "bert-1.3b", "moe-1.3b")
-BERT = ("bert-6.7b", "bert-2.6b", "bert-1.3b")
-ALIGN = ("bert-2.6b",)
 # Model number i of a set is of the type i modulo the number of types.
 SETS = MappingProxyType(
-    {"mixed": MIXED, "bert": BERT, "align-bert2.6b-sim": ALIGN, "align-bert2.6b-real": ALIGN}
+    {
+        "mixed": ("bert-6.7b", "moe-5.3b", "bert-2.6b", "moe-2.4b", "bert-1.3b", "moe-1.3b"),
+        "bert": ("bert-6.7b", "bert-2.6b", "bert-1.3b"),
+        "moe": ("moe-5.3b", "moe-2.4b", "moe-1.3b"),
+    }
 )
+# Models of one type, simulated or on the real cluster.
+ALIGN = re.compile(r"align-(bert|moe)(\d+\.\d+b)-(?:sim|real)")
 # In the comparison with the real cluster, groups that cut operators over four GPUs were simulated
 # to meet 0.333, 0.532 and 0.647 of the objectives at 0.5, 1 and 1.5 times the latency (AlpaServe,
 # table 2). 0.0885 s gives all three within 0.001; what was recovered from the other experiments
@@ -35,7 +39,8 @@ ALIGN_OP4_S = 0.0885
 class Case:
     """One experiment: the set and number of models, their total rate, burstiness, objectives.
 
-    An objective is ``slo_scale`` times what the model takes alone on one GPU.
+    An objective is ``slo_scale`` times what the model takes alone on one GPU. ``models`` is one of
+    SETS, or as in ``align-bert2.6b-sim`` (or ``-real``) the only type there is.
     """
 
     models: str
@@ -46,14 +51,27 @@ class Case:
     duration_s: float = 200.0
 
     def __post_init__(self) -> None:
-        if self.models not in SETS:
-            raise ConfigError(f"models is {self.models!r}; one of {', '.join(SETS)} is needed")
+        set_types(self.models)
 
     @property
     def types(self) -> tuple[str, ...]:
         """The type of each model."""
-        types = SETS[self.models]
+        types = set_types(self.models)
         return tuple(types[model % len(types)] for model in range(self.num_models))
+
+
+def set_types(name: str) -> tuple[str, ...]:
+    """The types of models in a set, which take turns.
+
+    Raises:
+        ConfigError: There is no such set.
+    """
+    if only := ALIGN.fullmatch(name):
+        return (f"{only[1]}-{only[2]}",)
+    if name not in SETS:
+        allowed = ", ".join((*SETS, "align-TYPE-sim", "align-TYPE-real"))
+        raise ConfigError(f"models is {name!r}; one of {allowed} is needed")
+    return SETS[name]
 
 
 def case_requests(case: Case, profile: V100Profile, seed: int = 0) -> KindRequests:
@@ -74,7 +92,7 @@ def case_times(
     case: Case, profile: V100Profile, configs: tuple[ParallelConfig, ...] = CONFIGS
 ) -> ServiceTimes:
     """The case's service times and weights, on groups of the configurations given."""
-    if case.models.startswith("align"):
+    if ALIGN.fullmatch(case.models) and "bert-2.6b" in case.types:
         profile = profile.changed("bert-2.6b", "op4", ALIGN_OP4_S)
     max_stages = max(config.pipeline for config in configs)
     shape = (len(configs), case.num_models)

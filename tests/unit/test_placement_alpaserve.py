@@ -185,6 +185,10 @@ def test_sizes_of_unknown_models_are_refused():
         device_bytes("gpt", CONFIGS[0])
 
 
+def test_sets_of_one_type_are_named_for_it():
+    assert Case("align-moe2.4b-real", 2, 8.0, 2.0, 5.0).types == ("moe-2.4b",) * 2
+
+
 def test_unknown_sets_are_refused():
     with pytest.raises(ConfigError, match="mixed, bert"):
         Case("gpt", 4, 8.0, 2.0, 5.0)
