@@ -65,7 +65,6 @@ class SimulatedEngine:
         observe: Observe | None = None,
     ) -> None:
         self.next_at_s = inf
-        self.num_iterations = 0
         self._built = built
         self._scheduler = built.scheduler
         self._moves = built.moves
@@ -82,7 +81,6 @@ class SimulatedEngine:
         self._samples: dict[int, SampledTokens] = {}
         self._is_idle = True
         self._busy_s = 0.0
-        self._num_tokens = 0
         self._least_free_slabs = built.slabs.num_free
         self._num_first_loads = self._num_loads()
         self._wait_for_work(0.0)
@@ -120,13 +118,13 @@ class SimulatedEngine:
 
     def figures(self, name: str) -> GroupFigures:
         """What it has done so far."""
-        num_slabs = self._slabs.num_slabs
+        num_slabs, load = self._slabs.num_slabs, self._scheduler.report()
         return GroupFigures(
             name,
-            self.num_iterations,
-            self._num_tokens,
+            load.num_steps,
+            load.num_tokens,
             self._busy_s,
-            self._scheduler.report().num_preemptions,
+            load.num_preemptions,
             self._num_loads() - self._num_first_loads,
             num_slabs - self._least_free_slabs,
             num_slabs,
@@ -191,8 +189,6 @@ class SimulatedEngine:
         free_s[-1] = done_s
         self._flights.append((done_s, output))
         self._busy_s += seconds / self._num_stages
-        self.num_iterations += 1
-        self._num_tokens += output.num_tokens
         return begun_s
 
     def _finish_copies_first(self, now: float) -> float:
