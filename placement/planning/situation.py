@@ -11,7 +11,8 @@ from fabric.core.request import Objectives
 from placement.catalog import device, shape, shape_from_hf
 from placement.config.models import ModelSection
 from placement.config.schema import PlanInput
-from placement.cost.model import CostModel, ModelCost
+from placement.cost.composite import Costs
+from placement.cost.model import ModelCost
 from placement.devices import DeviceType, GroupConfig, Inventory
 from placement.planning.costs import costs_of
 from placement.planning.operating import Demands, step_s
@@ -26,7 +27,7 @@ class Situation:
 
     inputs: PlanInput
     inventory: Inventory
-    costs: CostModel
+    costs: Costs
     configs: tuple[GroupConfig, ...]
     limits: tuple[GroupLimits, ...]
     models: tuple[PlannedModel, ...]
@@ -44,7 +45,7 @@ class Situation:
 
     def source(self, model: int) -> str:
         """Where the model's costs on its smallest group come from."""
-        return self.costs.source(self.models[model].name, self.unloaded[model].config)
+        return self.costs.source(self.models[model].name, self.unloaded[model].config) or "none"
 
     @property
     def config_types(self) -> tuple[int, ...]:
@@ -75,7 +76,8 @@ def situation_of(inputs: PlanInput, trace: Trace) -> Situation:
     inventory = inventory_of(inputs)
     configs = _configs(inputs, inventory)
     shapes = [shape_of(section) for section in inputs.models]
-    costs = costs_of(inputs, shapes, inventory.types)
+    lengths = [_prompt_tokens(trace, number) for number in range(len(inputs.models))]
+    costs = costs_of(inputs, shapes, inventory.types, lengths)
     share = inputs.serving.memory_share
     budgets = {kind.name: int(kind.memory_bytes * share) for kind in inventory.types}
     limits = tuple(
@@ -175,8 +177,13 @@ def _demands(trace: Trace, number: int, max_model_len: int) -> Demands:
     )
 
 
+def _prompt_tokens(trace: Trace, number: int) -> int:
+    own = trace.prompt_tokens[trace.models == number]
+    return max(1, round(float(own.mean()))) if len(own) else 1
+
+
 def _unloaded(
-    costs: CostModel,
+    costs: Costs,
     model: str,
     demands: Demands,
     configs: Sequence[GroupConfig],
