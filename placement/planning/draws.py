@@ -1,12 +1,11 @@
 """The requests that a planner's input stands for, drawn by a seed or taken from a trace."""
 
-from placement.config.lengths import LengthSection, LengthsSection
 from placement.config.schema import PlanInput
 from placement.config.workload import WorkloadSection
+from placement.planning.lengths import lengths_of
 from placement.planning.replays import replayed
 from placement.workload.arrivals import ArrivalProcess, GammaArrivals, MmppArrivals
 from placement.workload.generate import ModelWorkload, generate_trace
-from placement.workload.lengths import DrawnLengths, EmpiricalLengths, Lengths, Tokens
 from placement.workload.trace import Trace
 
 
@@ -58,22 +57,3 @@ def _arrivals(workload: WorkloadSection, rate_per_s: float) -> ArrivalProcess:
         tuple(rate_per_s * state.factor for state in workload.states),
         tuple(state.mean_s for state in workload.states),
     )
-
-
-def lengths_of(section: LengthsSection) -> Lengths:
-    """How long requests are.
-
-    Raises:
-        ConfigError: A trace of lengths can't be read.
-    """
-    if section.trace is not None:
-        return EmpiricalLengths.from_trace(section.trace.path)
-    assert section.prompt is not None, "the section was checked"
-    assert section.output is not None, "the section was checked"
-    return DrawnLengths(_tokens(section.prompt), _tokens(section.output))
-
-
-def _tokens(section: LengthSection) -> Tokens:
-    if section.max is None:
-        return Tokens(section.mean, section.cv)
-    return Tokens(section.mean, section.cv, section.max)
