@@ -8,7 +8,7 @@ from placement.shape import Bias, ModelShape
 Raw = Mapping[str, object]
 
 LLAMA_LIKES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "smollm3")
-BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
+DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 
 
 def shape_from_hf(config: Raw, name: str) -> ModelShape:
@@ -120,6 +120,6 @@ def _int(raw: Raw, name: str, key: str, default: int | None = None) -> int:
 
 def _bits(raw: Raw, name: str) -> int:
     dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
-    if dtype not in BITS:
-        raise ConfigError(f"{name}: dtype is {dtype!r}; known are {', '.join(BITS)}")
-    return BITS[dtype]
+    if dtype not in DTYPE_BITS:
+        raise ConfigError(f"{name}: dtype is {dtype!r}; known are {', '.join(DTYPE_BITS)}")
+    return DTYPE_BITS[dtype]

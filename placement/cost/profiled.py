@@ -7,6 +7,7 @@ from fabric.core.plan import ParallelConfig
 from fabric.core.profile import CopySpeed, Profile
 from fabric.kv.transfer import Direction, Tier
 from placement.catalog.calibrations import calibration
+from placement.catalog.hf import DTYPE_BITS
 from placement.cost.calibration import Calibration
 from placement.cost.fitting import FITTED, fit
 from placement.cost.iteration import Roofline, Work
@@ -30,7 +31,8 @@ def read_fabric_profile(
 
     Args:
         text: The file's content, with a subject: how many stages and ranks were measured.
-        shape: The model's sizes; the entry has its name.
+        shape: The model's sizes; the entry has its name. Its numbers have the bits that the
+            profile says.
         device: What it was measured on.
         origin: What errors call the file.
 
@@ -42,6 +44,8 @@ def read_fabric_profile(
     if subject is None:
         raise ConfigError(f"{origin}: subject is missing; it says how the model was cut")
     parallel = ParallelConfig(subject.pipeline, subject.tensor)
+    if bits := DTYPE_BITS.get(subject.dtype):
+        shape = replace(shape, weight_bits=bits, kv_bits=bits)
     reckoned = roofline_cost(Roofline(shape, device, parallel, calibration(device.name)))
     copies = _with_missing(profile.copies, reckoned.profile.copies)
     # A measured iteration has all that comes besides it.

@@ -6,7 +6,8 @@ constants of each device type are fitted to TPOT of half of the rows, drawn by a
 errors are those of the other half. AIConfigurator itself has 13.9 % on rows of dense models on
 H100 and H200 (TPOT; about 50 % on TTFT).
 
-``by model``: the constants are fitted to a device's other models, and none of the model's own.
+``by model``: the constants are fitted to a device's other models, and to none of the model's own
+rows. ``by device``: they are fitted to the other two device types.
 """
 
 import argparse
@@ -60,9 +61,13 @@ def main() -> None:
     begun = time.perf_counter()
     halves = [held_out(rows, seed) for seed in SEEDS]
     fit_s = (time.perf_counter() - begun) / len(SEEDS)
-    by_model = other_models(rows)
+    by_model, by_device = other_models(rows), other_devices(rows)
     whole = {name: fitted([row for row in rows if row.device == name]) for name in DEVICES}
-    print_errors(halves, by_model)
+    print_halves(halves)
+    everything = [one for errors in halves for one in errors]
+    print_errors("held out, all seeds", everything)
+    print_errors("by model: fitted to other models", by_model)
+    print_errors("by device: fitted to other devices", by_device)
     for name, calibration in whole.items():
         numbers = ", ".join(f"{key} {getattr(calibration, key):.3g}" for key in FITTED)
         print(f"{name}, fitted to all its rows: {numbers}")
@@ -80,6 +85,8 @@ def main() -> None:
             "tpot_mape": dict(zip(SEEDS, mapes, strict=True)),
             "tpot_mape_mean": value,
             "tpot_mape_by_model": mape(by_model, JUDGED),
+            "tpot_mape_by_device": mape(by_device, JUDGED),
+            "ttft_mape": 100 * statistics.mean(abs(one.ttft) for one in everything),
             "calibrations": {name: asdict(found) for name, found in whole.items()},
             "bar": MAX_MAPE,
         }
@@ -130,32 +137,36 @@ def other_models(rows: Sequence[LoopRow]) -> list[Error]:
     return errors
 
 
+def other_devices(rows: Sequence[LoopRow]) -> list[Error]:
+    """Errors of each device type with constants that were fitted to the others."""
+    errors = []
+    for name in DEVICES:
+        calibration = fitted([row for row in rows if row.device != name])
+        errors += errors_of([row for row in rows if row.device == name], calibration)
+    return errors
+
+
 def mape(errors: Sequence[Error], devices: Sequence[str]) -> float:
     return 100 * statistics.mean(abs(one.tpot) for one in errors if one.row.device in devices)
 
 
-def print_errors(halves: Sequence[Sequence[Error]], by_model: Sequence[Error]) -> None:
+def print_halves(halves: Sequence[Sequence[Error]]) -> None:
     for seed, errors in zip(SEEDS, halves, strict=True):
         each = ", ".join(f"{name} {mape(errors, (name,)):.1f}" for name in DEVICES)
         number = sum(one.row.device in JUDGED for one in errors)
         of_all = mape(errors, JUDGED)
         print(f"seed {seed}: TPOT MAPE of {number} held-out rows {of_all:.1f} % ({each})")
+
+
+def print_errors(title: str, errors: Sequence[Error]) -> None:
+    print(f"{title:40} {'rows':>5} {'TPOT %':>7} {'bias %':>7} {'TTFT %':>7}")
     kinds: tuple[Callable[[Error], str], ...] = (
         lambda one: f"{one.row.device} {one.row.shape.name} {one.row.backend}",
         lambda one: one.row.device,
+        lambda one: "h100 and h200" if one.row.device in JUDGED else "others",
     )
-    everything = [one for errors in halves for one in errors]
-    print_header("held out, all seeds")
     for kind in kinds:
-        print_table(everything, kind)
-    print_header("by model: fitted to other models")
-    for kind in kinds:
-        print_table(by_model, kind)
-    print(f"by model, H100 and H200: TPOT MAPE {mape(by_model, JUDGED):.1f} %")
-
-
-def print_header(title: str) -> None:
-    print(f"{title:40} {'rows':>5} {'TPOT %':>7} {'bias %':>7} {'TTFT %':>7}")
+        print_table(errors, kind)
 
 
 def print_table(errors: Sequence[Error], kind: Callable[[Error], str]) -> None:

@@ -52,7 +52,7 @@ def test_times_of_a_profile_stay_as_they_were_measured() -> None:
     assert (entry.model, str(entry.config)) == ("stories260k", "cpu pp1 tp1")
     assert entry.cost.profile.decode_s(8, 32) == 0.002
     assert entry.cost.profile.copy_s("host", "out", 0) == 1e-5
-    assert entry.cost.weight_bytes == (2 * 260_032,)
+    assert entry.cost.weight_bytes == (4 * 260_032,)
     assert entry.cost.overhead_s == 0.0
 
 
