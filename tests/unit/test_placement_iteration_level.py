@@ -67,7 +67,7 @@ def test_the_engine_schedules_the_same_iterations_at_the_same_times(policy, num_
 
 
 def test_one_server_takes_as_long_as_a_queue_with_deterministic_service():
-    service_s = PROFILE.min_iteration_s + PROFILE.prefill_s(100) - PROFILE.prefill_s(1)
+    service_s = PROFILE.prefill_s(100)
     rate_per_s = 0.6 / service_s
     requests = trace(poisson(rate_per_s, 2000).arrivals_s, 100, 1)
     config = SchedulerConfig(max_num_seqs=1)
@@ -84,7 +84,7 @@ def test_one_server_takes_as_long_as_a_queue_with_deterministic_service():
 @pytest.mark.parametrize("shares", [(0.3, 0.7), (0.7, 0.3)])
 def test_a_pipeline_takes_as_long_as_its_slowest_stage_makes_wait(shares):
     """Source: AlpaServe (Li et al., OSDI 2023), section 3.4."""
-    service_s = PROFILE.min_iteration_s + PROFILE.prefill_s(100) - PROFILE.prefill_s(1)
+    service_s = PROFILE.prefill_s(100)
     slowest_s = max(shares) * service_s
     rate_per_s = 0.6 / slowest_s
     requests = trace(poisson(rate_per_s, 2000, seed=1).arrivals_s, 100, 1)
@@ -119,10 +119,9 @@ def test_prompts_longer_than_an_iteration_are_computed_in_chunks():
     detail = simulate_in_detail(
         (group([cost()], scheduler=config),), trace([0.0], 1024, 1), RouterModel()
     )
-    # Each chunk after the first costs an iteration's least beside its share of the prompt.
-    whole_s = PROFILE.prefill_s(1024) - PROFILE.prefill_s(1)
     assert detail.groups[0].num_iterations == 4
-    assert detail.outcome.ttft_s[0] == pytest.approx(4 * PROFILE.min_iteration_s + whole_s)
+    # A longer prompt takes less a token by this profile; its chunks are iterations of their own.
+    assert detail.outcome.ttft_s[0] == pytest.approx(4 * PROFILE.prefill_s(256))
 
 
 def test_equal_seeds_give_equal_outcomes():
@@ -180,7 +179,7 @@ def test_weights_are_fetched_and_loaded_for_the_first_request():
     share = replace(simulated.models[0].share, starts="cold")
     simulated = replace(simulated, models=(replace(simulated.models[0], share=share),))
     detail = simulate_in_detail((simulated,), trace([1.0, 9.0], 100, 1), RouterModel())
-    warm_s = PROFILE.min_iteration_s + PROFILE.prefill_s(100) - PROFILE.prefill_s(1)
+    warm_s = PROFILE.prefill_s(100)
     # The last layers' share of the first iteration waits for the last weights.
     assert detail.outcome.ttft_s[0] == pytest.approx(2.5 + 0.1 * warm_s)
     assert detail.outcome.ttft_s[1] == pytest.approx(warm_s)
