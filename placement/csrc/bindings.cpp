@@ -6,6 +6,7 @@
 #include "pipelines.h"
 #include "requests.h"
 #include "search.h"
+#include "template.h"
 
 namespace py = pybind11;
 
@@ -173,6 +174,54 @@ void bind_pipelines(py::module_& module) {
     module.def("pareto_pipelines", &pareto_pipelines);
 }
 
+// A block's ways as arrays: source, target, bytes and cost of each.
+using Ways = std::tuple<int32_t, int32_t, Array<int32_t>, Array<int32_t>, Array<int64_t>,
+                        Array<double>>;
+
+planner::Chain to_chain(const std::vector<Ways>& templates, std::vector<int32_t> order) {
+    std::vector<planner::Template> kinds;
+    for (const auto& [num_sources, num_targets, sources, targets, bytes, costs] : templates) {
+        planner::Template kind{num_sources, num_targets, {}};
+        if (targets.size() != sources.size() || bytes.size() != sources.size() ||
+            costs.size() != sources.size())
+            throw std::invalid_argument("arrays of ways are not of one length");
+        for (py::ssize_t way = 0; way < sources.size(); ++way) {
+            const int32_t source = sources.data()[way], target = targets.data()[way];
+            if (source < 0 || source >= num_sources || target < 0 || target >= num_targets)
+                throw std::invalid_argument("a way leads to a layout that there is not");
+            kind.ways.push_back({source, target, bytes.data()[way], costs.data()[way]});
+        }
+        kinds.push_back(std::move(kind));
+    }
+    return planner::Chain(std::move(kinds), std::move(order));
+}
+
+py::tuple to_tuple(const planner::ChainPlan& plan) {
+    return py::make_tuple(plan.cost, plan.bytes, plan.ways);
+}
+
+void bind_chains(py::module_& module) {
+    py::class_<planner::Chain>(module, "Chain")
+        .def(py::init(&to_chain), py::arg("templates"), py::arg("order"))
+        .def("min_bytes", &planner::Chain::min_bytes)
+        .def(
+            "solve",
+            [](const planner::Chain& chain, int64_t budget, double limit) {
+                return to_tuple(chain.solve(budget, limit));
+            },
+            py::arg("budget"), py::arg("limit"))
+        .def("sweep", &planner::Chain::sweep, py::arg("budget"), py::arg("num_buckets"))
+        .def(
+            "front",
+            [](const planner::Chain& chain, int32_t length, int32_t tail, int32_t max_points) {
+                py::list front;
+                for (const auto& plan : chain.front(length, tail, max_points))
+                    front.append(to_tuple(plan));
+                return front;
+            },
+            py::arg("length"), py::arg("tail"), py::arg("max_points"));
+}
+
 } // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -180,4 +229,5 @@ PYBIND11_MODULE(_native, module) {
     bind_requests(module);
     bind_search(module);
     bind_pipelines(module);
+    bind_chains(module);
 }
