@@ -50,9 +50,11 @@ _KNOWN: Final = (
     DeviceType("l4", 121e12, 300e9, 24 * GIB, PCIE4, INFINIBAND_100, 8, 24e9, 2e9, 0.80, 8),
     DeviceType("l40s", 362e12, 864e9, 48 * GIB, PCIE4, INFINIBAND_100, 8, 24e9, 2e9, 1.86, 8),
     DeviceType("rtx-3090", 71e12, 936e9, 24 * GIB, PCIE4, INFINIBAND_100, 4, 24e9, 2e9, 0.44),
-    # Two cores of a server and a share of its memory; measure the real ones: see
-    # placement.cost.processor.
-    DeviceType("cpu", 0.1e12, 15e9, 8 * GIB, Link(2e9, 50e-6), PCIE4, 1, 5e9, 1e9, 0.10, 32),
+    # Processes of a server, with two cores each and a share of its memory; measure the real ones:
+    # see placement.cost.processor.
+    DeviceType(
+        "cpu", 0.1e12, 15e9, 8 * GIB, Link(2e9, 50e-6), INFINIBAND_100, 8, 5e9, 1e9, 0.10, 32
+    ),
 )
 _BY_NAME: Final = {known.name: known for known in _KNOWN}
 _ALIASES: Final = {

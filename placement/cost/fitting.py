@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from fabric.core.errors import ConfigError
 from placement.cost.calibration import Calibration
@@ -57,6 +56,9 @@ def fit(
     Raises:
         ConfigError: There are fewer rows than constants.
     """
+    # It takes longer to import than most plans take, which fit nothing.
+    from scipy.optimize import least_squares
+
     begin = start or Calibration()
     if len(rows) < len(free):
         raise ConfigError(f"{len(rows)} rows were measured; {len(free)} constants need as many")
