@@ -53,11 +53,11 @@ class SimulatedFabric:
             for group, one in zip(groups, built, strict=True)
         ]
         self._router = SimulatedRouter(ready, trace.names, router, seed)
+        self._max_inflight = router.max_inflight
         self._is_watched = (
-            any(len(self._router.hosts(name)) > 1 for name in trace.names)
-            or any(given.refuse_if_late for given in self._objectives.values())
+            not self._router.is_plain
             or any(one.can_wait_for_weights for one in built)
-            or any((g.scheduler.residency.idle_s or inf) < trace.duration_s for g in groups)
+            or any((g.scheduler.residency.idle_s or inf) <= _longest_gap_s(trace) for g in groups)
         )
         self._engines = [
             SimulatedEngine(
@@ -67,7 +67,7 @@ class SimulatedFabric:
         ]
         self._names = [group.name for group in groups]
         self._numbers = {name: number for number, name in enumerate(self._names)}
-        self._live: dict[str, tuple[int, Dispatched]] = {}
+        self._live: dict[str, tuple[int, Dispatched | None]] = {}
         self._prompts: dict[int, tuple[int, ...]] = {}
         self._events: list[tuple[float, int]] = []
         self._span_s = 0.0
@@ -98,13 +98,15 @@ class SimulatedFabric:
     def note_refused(self, request_id: str, error: RequestError) -> None:
         """A group's engine has refused a request."""
         index, dispatched = self._live.pop(request_id)
-        self._router.note_end(dispatched, None, 0.0)
         self._groups[index] = -1
+        if dispatched is not None:
+            self._router.note_end(dispatched, None, 0.0)
 
     def note_tokens(self, updates: Sequence[SequenceUpdate], now: float) -> None:
         """Requests have got tokens."""
         for update in updates:
             dispatched = self._live[update.request_id][1]
+            assert dispatched is not None, "only who is watched is heard of"
             if not dispatched.work.has_token:
                 self._router.note_first_token(dispatched, now)
             dispatched.work.note_tokens(len(update.token_ids))
@@ -112,7 +114,8 @@ class SimulatedFabric:
     def note_end(self, end: RequestEnd, now: float) -> None:
         """A request has ended."""
         index, dispatched = self._live.pop(end.request_id)
-        self._router.note_end(dispatched, end, now)
+        if dispatched is not None:
+            self._router.note_end(dispatched, end, now)
         num_tokens = self._num_tokens[index] = end.usage.completion_tokens
         arrival_s = self._arrivals_s[index]
         if num_tokens:
@@ -122,11 +125,17 @@ class SimulatedFabric:
         self._span_s = max(self._span_s, now)
 
     def _dispatch(self, index: int, request: GenerationRequest, now: float) -> None:
-        dispatched = self._router.dispatch(request, now)
-        if dispatched is None:
+        dispatched = None
+        if len(self._live) >= self._max_inflight:
             return
-        number = self._numbers[dispatched.route.group]
-        self._groups[index] = number
+        if self._is_watched:
+            dispatched = self._router.dispatch(request, now)
+            if dispatched is None:
+                return
+            group = dispatched.route.group
+        else:
+            group = self._router.only_group(request.model)
+        number = self._groups[index] = self._numbers[group]
         self._live[request.request_id] = index, dispatched
         engine = self._engines[number]
         before_s = engine.next_at_s
@@ -194,6 +203,15 @@ class SimulatedFabric:
 
 
 _NO_OBJECTIVES = Objectives()
+
+
+def _longest_gap_s(trace: Trace) -> float:
+    """The longest time without an arrival for one of the models, until its last one."""
+    gaps_s = [0.0]
+    for model in range(len(trace.names)):
+        arrivals_s = trace.arrivals_s[trace.models == model]
+        gaps_s.append(float(np.diff(arrivals_s, prepend=0.0).max(initial=0.0)))
+    return max(gaps_s)
 
 
 def _check(groups: Sequence[SimulatedGroup], trace: Trace) -> None:

@@ -27,9 +27,9 @@ class Dispatched:
     ) -> None:
         self.request = request
         self.route = route
+        self.dispatched_s = now
         self._counted = counted
         self.work = counted.__enter__()
-        self.dispatched_s = now
 
     def end(self) -> None:
         """It is no work of its group's any more."""
@@ -52,12 +52,17 @@ class SimulatedRouter:
         for group in sorted(groups, key=lambda group: group.name):
             for model in group.models:
                 self._hosts.setdefault(model.card.model, []).append(group.name)
-        self._max_inflight = router.max_inflight
-        self._num_inflight = 0
+        self._has_choice = any(len(hosts) > 1 for hosts in self._hosts.values())
+        self._may_refuse = any(given.refuse_if_late for given in objectives.values())
 
-    def hosts(self, model: str) -> Sequence[str]:
-        """The groups that a model is on, by name."""
-        return self._hosts[model]
+    @property
+    def is_plain(self) -> bool:
+        """Whether each model has one group, which all of its requests go to."""
+        return not (self._has_choice or self._may_refuse)
+
+    def only_group(self, model: str) -> str:
+        """The group of a model, if that is plain."""
+        return self._hosts[model][0]
 
     def note_report(self, group: str, load: LoadReport) -> None:
         """A group has told its load."""
@@ -65,8 +70,6 @@ class SimulatedRouter:
 
     def dispatch(self, request: GenerationRequest, now: float) -> Dispatched | None:
         """Choose a request's group; None: it is refused."""
-        if self._num_inflight >= self._max_inflight:
-            return None
         groups = [self._groups[name] for name in self._hosts[request.model]]
         demand = self._routing.demand(request, len(groups))
         objectives = self._routing.objectives(request)
@@ -76,7 +79,6 @@ class SimulatedRouter:
             return None
         if route.miss is not None and objectives.refuse_if_late:
             return None
-        self._num_inflight += 1
         counted = self._work.entry(route.group, demand, route.is_cold)
         self._routing.note_dispatched(route)
         return Dispatched(request, route, counted, now)
@@ -88,7 +90,6 @@ class SimulatedRouter:
     def note_end(self, dispatched: Dispatched, end: RequestEnd | None, now: float) -> None:
         """A request has ended; None: its group refused it."""
         dispatched.end()
-        self._num_inflight -= 1
         if end is None or end.error is not None:
             return
         num_tokens = end.usage.completion_tokens
