@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fabric.core.plan import ParallelConfig
 from placement.cost.calibration import Calibration
 from placement.cost.sizes import (
-    StagePart,
     kv_heads_per_device,
     layer_bytes,
     stages_of,
@@ -66,22 +65,17 @@ class Roofline:
 
     def seconds(self, work: Work) -> float:
         """Seconds of an iteration, from the first stage's start to the last one's end."""
-        return sum(self.stage_seconds(work))
+        handing_on_s = (self.parallel.pipeline - 1) * self._handing_on_s(work)
+        return self.shape.num_layers * self._layer_s(work) + self._end_s(work) + handing_on_s
 
     def stage_seconds(self, work: Work) -> tuple[float, ...]:
         """Seconds of each stage; handing on to the next one is the earlier stage's."""
         layer_s = self._layer_s(work)
-        handing_on_s = self._handing_on_s(work)
-        sampling_s = self.calibration.sequence_s * work.num_sampled
+        end_s, handing_on_s = self._end_s(work), self._handing_on_s(work)
         return tuple(
-            stage.num_layers * layer_s
-            + (self._head_s(work) + sampling_s if stage.is_last else handing_on_s)
-            for stage in self._stages
+            stage.num_layers * layer_s + (end_s if stage.is_last else handing_on_s)
+            for stage in stages_of(self.shape, self.parallel.pipeline)
         )
-
-    @property
-    def _stages(self) -> tuple[StagePart, ...]:
-        return stages_of(self.shape, self.parallel.pipeline)
 
     def _layer_s(self, work: Work) -> float:
         matrices_s = self._bound_s(
@@ -111,12 +105,14 @@ class Roofline:
         num_read = work.num_sequences * work.context
         return prompts_s + self._bound_s(pair_flops * num_read, token_bytes * num_read)
 
-    def _head_s(self, work: Work) -> float:
+    def _end_s(self, work: Work) -> float:
+        """The head, and sampling."""
         if not work.num_sampled:
             return 0.0
         shape, tensor = self.shape, self.parallel.tensor
         flops = 2 * shape.vocab_size * shape.hidden_size * work.num_sampled / tensor
-        return self._bound_s(flops, vocabulary_bytes(shape, tensor), shape.outer_bits)
+        head_s = self._bound_s(flops, vocabulary_bytes(shape, tensor), shape.outer_bits)
+        return head_s + self.calibration.sequence_s * work.num_sampled
 
     def _bound_s(self, flops: float, num_bytes: float, bits: int = 16) -> float:
         flops_per_s = self.calibration.matrix_efficiency * self.device.matrix_flops_per_s(bits)

@@ -90,7 +90,8 @@ def roofline_cost(roofline: Roofline) -> ModelCost:
 
 def _profile(roofline: Roofline, block_bytes: int) -> Profile:
     longest = roofline.shape.max_model_len
-    lengths, contexts = _powers(1, longest), _powers(16, longest)
+    # Between its kinks, a decode's time is straight in the context; a prompt's bends.
+    lengths, contexts = _powers(1, 2, longest), _powers(16, 4, longest)
     prefill = tuple((length, roofline.seconds(Work.prompts(length))) for length in lengths)
     decode = tuple(
         (batch, context, roofline.seconds(Work.decode(batch, context)))
@@ -109,9 +110,12 @@ def _profile(roofline: Roofline, block_bytes: int) -> Profile:
     return Profile(prefill, decode, copies, block_bytes)
 
 
-def _powers(first: int, last: int) -> list[int]:
-    """Powers of two below a number, and the number."""
-    powers = [first << i for i in range(last.bit_length()) if first << i < last]
+def _powers(first: int, base: int, last: int) -> list[int]:
+    """A number times powers of a base, below the last; and the last."""
+    powers = []
+    while first < last:
+        powers.append(first)
+        first *= base
     return [*powers, last]
 
 
