@@ -40,21 +40,22 @@ class Cut:
     """One way to cut a model: no other is quicker, has a shorter slowest stage, and is smaller.
 
     ``latency_s`` is the sum of the stages' seconds, ``bottleneck_s`` that of the slowest one;
-    ``bytes`` lie on the fullest device.
+    ``bytes`` lie on the fullest device; ``phase_s`` are seconds of an iteration of each phase.
     """
 
     latency_s: float
     bottleneck_s: float
     bytes: int
+    phase_s: tuple[float, ...]
     stages: tuple[StageReport, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FrontReport:
-    """The answer of ``parallelize``: the front by latency, and the number of the cut to take.
+    """The answer of ``parallelize``: the front by latency, and where on it the extremes are.
 
     Seconds are of the ``phases`` (name, weight) together. ``budget_bytes`` of each device may be
-    taken.
+    taken. ``choices`` are what a cut is the best of, and its number.
     """
 
     model: str
@@ -63,5 +64,5 @@ class FrontReport:
     budget_bytes: int
     phases: tuple[tuple[str, float], ...]
     cuts: tuple[Cut, ...]
-    chosen: int
+    choices: tuple[tuple[str, int], ...]
     solve_s: float

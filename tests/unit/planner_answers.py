@@ -105,8 +105,9 @@ EXPLAIN = ExplainReport(
 
 
 def _stage(first: int, end: int, seconds: float) -> StageReport:
-    return StageReport(first, end, 1, 4, seconds, (seconds / 2, seconds / 2), 9 * GIB,
-                       (("qkv", "column"), ("o", "row")))  # fmt: skip
+    strategies = (("2 layers: qkv weights", "by output"), ("2 layers: qkv (decode)", "output"))
+    halves = (seconds / 2, seconds / 2)
+    return StageReport(first, end, 1, 4, seconds, halves, 9 * GIB, strategies)
 
 
 FRONT = FrontReport(
@@ -116,10 +117,10 @@ FRONT = FrontReport(
     budget_bytes=72 * GIB,
     phases=(("prefill", 1.0), ("decode", 128.0)),
     cuts=(
-        Cut(0.80, 0.80, 4 * GIB, (_stage(0, 32, 0.8),)),
-        Cut(1.00, 0.52, 6 * GIB, (_stage(0, 16, 0.48), _stage(16, 32, 0.52))),
+        Cut(0.80, 0.80, 4 * GIB, (0.4, 0.4), (_stage(0, 32, 0.8),)),
+        Cut(1.00, 0.52, 6 * GIB, (0.5, 0.5), (_stage(0, 16, 0.48), _stage(16, 32, 0.52))),
     ),
-    chosen=1,
+    choices=(("fastest", 0), ("highest_rate", 1), ("smallest", 0), ("best_filled", 1)),
     solve_s=0.4,
 )
-EMPTY_FRONT = FrontReport("llama-3-8b", "l4", 1, GIB, (("prefill", 1.0),), (), 0, 0.1)
+EMPTY_FRONT = FrontReport("llama-3-8b", "l4", 1, GIB, (("prefill", 1.0),), (), (), 0.1)

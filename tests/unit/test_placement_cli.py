@@ -13,6 +13,8 @@ from placement.cli import units
 from placement.cli.arguments import new_parser
 from placement.cli.main import main
 from placement.cli.output import Answer, as_json, give
+from placement.cli.parallelize import shown
+from placement.cli.reports import Cut
 from placement.cli.serving_tables import (
     attainment_table,
     group_table,
@@ -207,3 +209,44 @@ def test_infinite_numbers_are_null():
 )
 def test_seconds_are_shown_in_the_unit_that_suits(value: float, text: str):
     assert units.seconds(value) == text
+
+
+def test_parallelize_prints_front_and_strategies(capsys: pytest.CaptureFixture[str]):
+    code = main(["parallelize", "smollm2-135m", "--mesh", "2", "--device", "l4"])
+
+    text = capsys.readouterr().out
+    assert code == 0
+    assert "fastest" in text
+    assert "attention" in text
+
+
+def test_parallelize_says_that_memory_is_too_small(capsys: pytest.CaptureFixture[str]):
+    code = main(["parallelize", "llama-3-8b", "--mesh", "2", "--memory", "1GiB"])
+
+    assert code == 2
+    assert "no way to cut it over 1x2 a100-80 takes at most 1.0 GiB" in capsys.readouterr().err
+
+
+def test_parallelize_reads_a_checkpoints_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    sizes = {
+        "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
+        "max_position_embeddings": 512, "architectures": ["LlamaForCausalLM"],
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+
+    code = main(["parallelize", str(tmp_path / "config.json"), "--mesh", "2", "--json"])
+
+    report = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert report["model"] == tmp_path.name
+    assert sum(stage["end"] - stage["first"] for stage in report["cuts"][0]["stages"]) == 2
+
+
+def test_rows_that_are_like_others_are_left_out():
+    cuts = [Cut(1.0, 1.0, 100, (), ()), Cut(1.01, 1.0, 99, (), ()), Cut(2.0, 0.6, 99, (), ())]
+
+    assert shown(cuts, [0]) == [0, 2]
+    assert shown(cuts, [1]) == [1, 2]

@@ -1,10 +1,10 @@
 """Draws the ways to cut a model that no other way beats."""
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from placement.cli import units
 from placement.cli.plots.style import MARKERS, new_figure
-from placement.cli.reports import Cut, FrontReport
+from placement.cli.reports import FrontReport
 
 GIB = 2**30
 
@@ -28,15 +28,7 @@ def draw_front(report: FrontReport) -> Figure:
             label=f"{num_stages} stage{'s' * (num_stages > 1)}",
         )
     if report.cuts:
-        chosen = report.cuts[report.chosen]
-        axes.annotate(
-            describe(chosen),
-            (1e3 * chosen.latency_s, 1.0 / chosen.bottleneck_s),
-            xytext=(0, 12),
-            textcoords="offset points",
-            ha="center",
-            fontweight="bold",
-        )
+        _name_choices(axes, report)
         figure.colorbar(points, ax=axes, label="GiB on the fullest device")
         axes.legend(loc="lower right")
         axes.margins(0.16, 0.14)
@@ -48,7 +40,17 @@ def draw_front(report: FrontReport) -> Figure:
     return figure
 
 
-def describe(cut: Cut) -> str:
-    """A cut in a few words: the meshes of its stages, and how slow it is."""
-    meshes = " + ".join(f"{stage.nodes}x{stage.devices}" for stage in cut.stages)
-    return f"{meshes}: {units.seconds(cut.latency_s)}"
+def _name_choices(axes: Axes, report: FrontReport) -> None:
+    names: dict[int, list[str]] = {}
+    for name, index in report.choices:
+        names.setdefault(index, []).append(name.replace("_", " "))
+    for index, words in names.items():
+        cut = report.cuts[index]
+        axes.annotate(
+            "\n".join(words),
+            (1e3 * cut.latency_s, 1.0 / cut.bottleneck_s),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )

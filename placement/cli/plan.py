@@ -1,0 +1,24 @@
+"""``fabric-plan plan``: models, workload and devices to a placement that ``fabric serve`` runs."""
+
+from argparse import Namespace
+
+from placement.cli.inputs import read_input
+from placement.cli.output import Answer, give, writing
+from placement.cli.progress import progress_bar
+from placement.cli.serving_tables import group_table, model_table, plan_notes
+from placement.planning.plan import make_plan
+
+
+def run(args: Namespace) -> int:
+    """Plan, print, and write the placement."""
+    inputs = read_input(args)
+    with progress_bar(args.quiet) as progress:
+        report = make_plan(inputs, is_fewest=args.fewest, progress=progress)
+    notes = plan_notes(report)
+    if args.out is not None:
+        with writing(args.out):
+            args.out.write_text(report.plan_yaml)
+        notes = (*notes, f"Written to {args.out}: fabric serve CONFIG --plan {args.out}")
+    tables = (group_table(report.serving.groups), model_table(report.serving, report.target))
+    give(Answer(f"Placement of {args.input}", report, tables, notes), args)
+    return 0
