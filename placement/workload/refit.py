@@ -77,26 +77,25 @@ def _refit_model(trace: Trace, model: int, refit: Refit, seed: int) -> tuple[Flo
 
 def _fitted(arrivals_s: FloatArray, window_s: float, refit: Refit) -> GammaArrivals:
     rate_per_s, cv = len(arrivals_s) / window_s, 1.0
-    gaps_s = np.diff(_spread(arrivals_s))
-    if refit.fit == "gamma" and len(gaps_s) > 1 and gaps_s.any():
-        fitted_per_s, cv = fit_gamma(gaps_s)
+    if refit.fit == "gamma" and len(arrivals_s) > 2 and arrivals_s[0] < arrivals_s[-1]:
+        fitted_per_s, cv = fit_gamma(_gaps_s(arrivals_s))
         # A burst in an empty window has a rate that the window hasn't.
         if refit.as_alpaserve and fitted_per_s <= MOST_ABOVE_EMPIRICAL * rate_per_s:
             rate_per_s = fitted_per_s
     return process_of(rate_per_s, cv, refit)
 
 
-def _spread(arrivals_s: FloatArray) -> FloatArray:
-    """Arrivals of one time, which no Gamma process has, evenly over a step of the trace's clock.
+def _gaps_s(arrivals_s: FloatArray) -> FloatArray:
+    """The gaps, in any order, as if those of one time were spread over a step of the clock.
 
-    The step is the shortest gap that isn't 0.
+    No Gamma process has two arrivals at a time. The step is the shortest gap that isn't 0.
     """
     times_s, counts = np.unique(arrivals_s, return_counts=True)
-    if len(times_s) in (1, len(arrivals_s)):
-        return arrivals_s
-    firsts = np.repeat(np.cumsum(counts) - counts, counts)
-    shares = (np.arange(len(arrivals_s)) - firsts) / np.repeat(counts, counts)
-    return np.asarray(arrivals_s + shares * np.diff(times_s).min(), np.float64)
+    steps_s = np.diff(times_s)
+    parts_s = steps_s.min() / counts
+    within_s = np.repeat(parts_s, counts - 1)
+    between_s = steps_s - (parts_s * (counts - 1))[:-1]
+    return np.concatenate([within_s, between_s])
 
 
 def process_of(rate_per_s: float, cv: float, refit: Refit) -> GammaArrivals:
