@@ -16,8 +16,9 @@ from placement.planning.operating import (
     kv_bytes,
     operating_point,
 )
-from placement.simulator.service import Float32Array, ServiceTimes
-from placement.workload.trace import FloatArray, IntArray
+from placement.simulator.service import ServiceTimes
+from placement.workload.kinds import RequestKinds
+from placement.workload.trace import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +30,6 @@ class PlannedModel:
     objectives: Objectives
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Kinds:
-    """Kinds of requests: model number, and tokens in and out, an array each."""
-
-    models: IntArray
-    prompt_tokens: FloatArray
-    output_tokens: FloatArray
-
-
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
     """What a device of a configuration has for weights and KV, and how many sequences may run."""
@@ -46,16 +38,16 @@ class GroupLimits:
     max_num_seqs: int
 
 
-def kind_slos_s(models: Sequence[PlannedModel], kinds: Kinds) -> Float32Array:
+def kind_slos_s(models: Sequence[PlannedModel], kinds: RequestKinds) -> FloatArray:
     """What each kind is judged by; see :func:`service_times`."""
-    return np.array([_slo_s(models[model].objectives) for model in kinds.models], np.float32)
+    return np.array([_slo_s(models[model].objectives) for model in kinds.models])
 
 
 def service_times(
     costs: CostModel,
     configs: Sequence[GroupConfig],
     models: Sequence[PlannedModel],
-    kinds: Kinds,
+    kinds: RequestKinds,
     limits: Sequence[GroupLimits],
 ) -> ServiceTimes:
     """How long kinds of requests keep the stages of each configuration busy.
