@@ -80,12 +80,12 @@ class BatchChooser:
         chosen: list[SequenceState] = []
         num_growing = 0
         may_admit, position = self.admits and policy.may_admit(len(residents)), 0
+        is_preemptive = policy.is_preemptive
         while num_slots > 0:
             resident = residents[position] if position < len(residents) else None
-            head = lane.waiting.peek() if may_admit else None
-            if head is not None and (
-                resident is None or (policy.is_preemptive and head.order < resident.order)
-            ):
+            may_come = may_admit and (resident is None or is_preemptive)
+            head = lane.waiting.peek() if may_come else None
+            if head is not None and (resident is None or head.order < resident.order):
                 fits = head.num_samples + num_arriving <= num_slots and budget > 0
                 num_spare = self._num_spare_blocks if residents or chosen else 0
                 may_admit = fits and self._bring_in(head, num_spare + num_growing, now)
@@ -104,7 +104,8 @@ class BatchChooser:
                 num_growing += self._grows(sequence)
             chosen.append(sequence)
             num_slots -= sequence.num_samples
-            budget -= min(sequence.num_left, budget)
+            num_left = len(sequence.tokens) - sequence.num_scheduled_tokens
+            budget -= min(num_left, budget)
         return chosen
 
     def _nobody_joins(self, residents: list[SequenceState]) -> bool:
@@ -154,8 +155,9 @@ class BatchChooser:
 
     def _grows(self, sequence: SequenceState) -> bool:
         """Whether a sequence's next token needs another block."""
-        num_tokens = len(sequence.tokens)
-        return sequence.num_left == 1 and (num_tokens - 1) % self._kv.block_size == 0
+        num_before = len(sequence.tokens) - 1
+        is_decode = sequence.num_scheduled_tokens == num_before
+        return is_decode and num_before % self._kv.block_size == 0
 
     def _note_admission(self, sequence: SequenceState, now: float) -> None:
         request = sequence.request

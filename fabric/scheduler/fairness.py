@@ -74,7 +74,8 @@ class Fairness:
             return []
         tokens: dict[tuple[str, str], int] = {}
         for sequence, num_tokens in shares:
-            key = _key(sequence)
+            source = sequence.request.source
+            key = source.model, source.tenant
             tokens[key] = tokens.get(key, 0) + num_tokens
         total, changed = sum(tokens.values()), list[SequenceState]()
         for key, num_tokens in tokens.items():

@@ -42,15 +42,14 @@ class Planner:
         ]
         ready.sort()
         num_parts = self._num_parts(choosers)
-        plan = StepPlan(self._pool.lanes[0], budget)
         for _, number in ready:
             lane = self._pool.lanes[number]
             plan = StepPlan(lane, budget)
             chosen = self._choosers[number].choose(now)
             self._plan_sequences(plan, chosen, num_parts, now)
             if plan:
-                break
-        return plan
+                return plan
+        return StepPlan(self._pool.lanes[ready[-1][1] if ready else 0], budget)
 
     def _num_parts(self, choosers: Sequence[BatchChooser]) -> int:
         """How many iterations a model's sequences are shared out to.
@@ -72,7 +71,7 @@ class Planner:
         shared out to ``num_parts`` iterations in flight.
         """
         classes: Iterable[Sequence[SequenceState]] = (chosen,)
-        if chosen and self._pool.policy.is_preemptive:
+        if self._pool.policy.is_preemptive and not _is_one_class(chosen):
             classes = (tuple(sequences) for _, sequences in groupby(chosen, _priority_of))
         num_decodes = -(-len(chosen) // num_parts)
         for sequences in classes:
@@ -111,6 +110,11 @@ class Planner:
             self._room.preempt(victim, "blocks ran out", now)
             if victim is sequence:
                 return
+
+
+def _is_one_class(chosen: Sequence[SequenceState]) -> bool:
+    """Whether all are of one priority, the first part of the order that they are in."""
+    return not chosen or _priority_of(chosen[0]) == _priority_of(chosen[-1])
 
 
 def _priority_of(sequence: SequenceState) -> int:

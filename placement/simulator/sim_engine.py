@@ -153,9 +153,6 @@ class SimulatedEngine:
         for update in updates:
             if update.finish_reason is not None:
                 del samples[update.key]
-        self._tell_ended(now)
-
-    def _tell_ended(self, now: float) -> None:
         for end in self._scheduler.take_ended():
             self._listener.note_end(end, now)
 
@@ -170,8 +167,10 @@ class SimulatedEngine:
                 break
             clock_s = self._launch(output, clock_s)
         self._driver_free_s = clock_s
-        self._least_free_slabs = min(self._least_free_slabs, self._slabs.num_free)
-        self._tell_ended(clock_s)
+        if self._slabs.num_free < self._least_free_slabs:
+            self._least_free_slabs = self._slabs.num_free
+        for end in scheduler.take_ended():
+            self._listener.note_end(end, clock_s)
 
     def _launch(self, output: SchedulerOutput, now: float) -> float:
         """Send an iteration through the stages; when the engine is free again."""
