@@ -78,11 +78,11 @@ class Costs:
         return self.rates.roofline_s(0.0, num_passes * activation.bytes_on(spec, self.axes))
 
     def norm_s(self, strategy: Strategy, activation: Activation) -> float:
-        """A norm of each row; where rows are cut, devices sum up their squares."""
+        """A norm of rows that the sum before hands on; devices with parts of them sum squares."""
         rows = -(-activation.rows // self._cut(strategy, "source", TOKENS))
         cut = self._axes(strategy, "source", HIDDEN)
         statistics_s = sum_s(cut, [], 4.0 * rows)
-        return self.pointwise_s(strategy, activation, 2) + statistics_s
+        return self.pointwise_s(strategy, activation, 1) + statistics_s
 
     def matmul_s(self, strategy: Strategy, rows: int, matrix: Matrix) -> float:
         """Rows times a matrix, and the sum of what devices have of the result."""

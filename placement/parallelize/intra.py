@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from fabric.core.errors import ConfigError
@@ -19,6 +20,7 @@ from placement.parallelize.stacks import (
     stack_rows,
 )
 from placement.parallelize.stage import MeshShape, StageCost
+from placement.parallelize.template import TemplateChain
 from placement.shape import ModelShape
 
 Solver = Literal["auto", "elimination", "template", "milp"]
@@ -90,6 +92,10 @@ class IntraProblem:
         """The problem as variables and factors, for solvers that know no layers."""
         return joined(self.templates.blocks(self.stack))
 
+    def min_bytes(self) -> int:
+        """The least that any plan takes of the fullest device."""
+        return min(chain.native.min_bytes() for chain in self._chains)
+
     def solve(
         self,
         memory_bytes: int | None = None,
@@ -108,7 +114,7 @@ class IntraProblem:
         Raises:
             ConfigError: No plan fits; says how many bytes are missing. Or the solver can't tell.
         """
-        min_bytes = min(chain.native.min_bytes() for chain in self.templates.chains(self.stack))
+        min_bytes = self.min_bytes()
         budget = UNLIMITED if memory_bytes is None else memory_bytes
         if budget < min_bytes:
             raise ConfigError(
@@ -145,10 +151,14 @@ class IntraProblem:
     def _graph(self) -> OperatorGraph:
         return self.templates.graph
 
+    @cached_property
+    def _chains(self) -> tuple[TemplateChain, ...]:
+        return self.templates.chains(self.stack)
+
     def _by_template(self, budget: int) -> dict[str, int]:
         best: dict[str, int] = {}
         limit = math.inf
-        for chain in self.templates.chains(self.stack):
+        for chain in self._chains:
             seconds, _, ways = chain.native.solve(budget, limit)
             if ways:
                 limit, best = seconds, chain.assignment(tuple(ways))

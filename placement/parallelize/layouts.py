@@ -95,30 +95,26 @@ def num_cuts(spec: Spec, axes: Axes, kind: int) -> int:
 def all_gather_s(axis: Axis, num_bytes: float) -> float:
     """Seconds until every device has the whole, of so many bytes, of which each had a part.
 
-    A reduce-scatter of as many bytes takes as long.
+    A reduce-scatter of as many bytes takes as long. A link's delay counts once: it is that of a
+    collective's start, and what follows is pipelined.
 
-    Source: Thakur et al. (IJHPCA 2005), sections 4.1 and 4.3, recursive doubling and halving.
+    Source: Alpa (Zheng et al., OSDI 2022), section 4.2; Thakur et al. (IJHPCA 2005), section 4.
     """
-    rounds = math.ceil(math.log2(axis.size))
     share = (axis.size - 1) / axis.size
-    return rounds * axis.link.latency_s + share * num_bytes / axis.link.bytes_per_s
+    return axis.link.latency_s + share * num_bytes / axis.link.bytes_per_s
 
 
 def all_reduce_s(axis: Axis, num_bytes: float) -> float:
     """Seconds until every device has the sum of all devices' so many bytes.
 
-    Source: Thakur et al. (IJHPCA 2005), section 4.5: recursive doubling of short messages,
-    reduce-scatter and all-gather of long ones.
+    It moves as much as a reduce-scatter and an all-gather, but starts once.
     """
-    rounds = math.ceil(math.log2(axis.size))
-    short = rounds * (axis.link.latency_s + num_bytes / axis.link.bytes_per_s)
-    return min(short, 2 * all_gather_s(axis, num_bytes))
+    return all_gather_s(axis, 2 * num_bytes)
 
 
 def all_to_all_s(axis: Axis, num_bytes: float) -> float:
     """Seconds until each device has sent every other an equal part of its so many bytes."""
-    share = (axis.size - 1) / axis.size
-    return (axis.size - 1) * axis.link.latency_s + share * num_bytes / axis.link.bytes_per_s
+    return all_gather_s(axis, num_bytes)
 
 
 def sum_s(summed: list[Axis], scattered: list[Axis], num_bytes: float) -> float:

@@ -5,7 +5,7 @@ for each amount of memory. What remains is a chain of blocks, which compiled cod
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -39,6 +39,7 @@ class BlockTemplate:
     kept: LongArray
     costs: FloatArray
     phase_s: FloatArray
+    _known: dict[int, dict[str, int]] = field(default_factory=dict, repr=False)
 
     @property
     def ways(self) -> "_native.Ways":
@@ -48,6 +49,11 @@ class BlockTemplate:
 
     def assignment(self, way: int) -> dict[str, int]:
         """What all of the block's variables are on a way."""
+        if way not in self._known:
+            self._known[way] = self._assign(way)
+        return self._known[way]
+
+    def _assign(self, way: int) -> dict[str, int]:
         variables = {variable.name: variable for variable in self.block.variables}
         shared = [each for each in self.block.variables if each.phase is None]
         fixed = _digits(shared, int(self.kept[way]))
@@ -116,14 +122,11 @@ class TemplateChain:
 
     def assignment(self, ways: tuple[int, ...]) -> dict[str, int]:
         """The ways' choices, with the names of the joined problem."""
-        known: dict[tuple[int, int], dict[str, int]] = {}
         result: dict[str, int] = {}
         for place, (number, way) in enumerate(zip(self.order, ways, strict=True)):
             template = self.templates[number]
-            if (number, way) not in known:
-                known[number, way] = template.assignment(way)
             inherited = template.block.sources if place else ()
-            for name, value in known[number, way].items():
+            for name, value in template.assignment(way).items():
                 if name not in inherited:
                     result[placed(place, name)] = value
         return result

@@ -1,0 +1,139 @@
+"""What pipeline stages cost, each cut over its mesh as well as it can be."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from fabric.core.errors import ConfigError
+from placement import _native
+from placement.devices import DeviceType
+from placement.parallelize.costs import Rates
+from placement.parallelize.graph import OperatorGraph, Workload
+from placement.parallelize.intra import check_mesh, check_workload
+from placement.parallelize.layouts import mesh_axes
+from placement.parallelize.stacks import Rows, Stack, StackTemplates, block_rows, stack_rows
+from placement.parallelize.stage import MeshShape, StageCost
+from placement.parallelize.template import TemplateChain
+from placement.shape import ModelShape
+
+NUM_BUCKETS = 64
+"""Ranges of bytes, after each block, of which the cheapest way to lie in it is followed."""
+
+
+class IntraCosts:
+    """Ways to run consecutive layers on a mesh, by their seconds and bytes.
+
+    Layers are alike, so stages of as many layers, with the same ends, share their options. A
+    sweep over the layers finds those of all stages that begin alike. The cheapest and the smallest
+    option are exact; what lies between may miss the best by the width of a range of bytes (see
+    ``NUM_BUCKETS``). :meth:`placement.parallelize.intra.IntraProblem.solve` is exact everywhere.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        device: DeviceType,
+        workload: Workload,
+        *,
+        memory_bytes: int | None = None,
+        max_options: int = 8,
+        rates: Rates | None = None,
+    ) -> None:
+        """Costs of a model's stages.
+
+        Args:
+            shape: The model.
+            device: Of all meshes; ``inside`` connects those of a mesh's row, ``outside`` rows.
+            workload: What is served.
+            memory_bytes: Of each device, for weights and KV; None: all that it has.
+            max_options: Of a stage, spread over bytes from the smallest to the fastest.
+            rates: What the device reaches; None: the usual shares of its peaks.
+
+        Raises:
+            ConfigError: A phase makes no sense, or fewer than two options are asked for.
+        """
+        check_workload(workload)
+        if max_options < 2:
+            raise ConfigError(f"max_options is {max_options}; at least 2 are needed")
+        self._shape = shape
+        self._workload = workload
+        self._rates = rates or Rates(device)
+        self._memory_bytes = device.memory_bytes if memory_bytes is None else memory_bytes
+        self._max_options = max_options
+        self._templates: dict[MeshShape, StackTemplates] = {}
+        self._swept: dict[tuple[MeshShape, bool, bool], tuple[TemplateChain, ...]] = {}
+        self._options: dict[tuple[MeshShape, Stack], tuple[StageCost, ...]] = {}
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model; the first stage has the embedding too, the last one the head."""
+        return self._shape.num_layers
+
+    def options(self, first: int, end: int, mesh: MeshShape) -> tuple[StageCost, ...]:
+        """Ways to run layers ``first`` to ``end`` (not included) on a mesh, the smallest first.
+
+        None is both slower and larger than another; empty if none fits a device.
+
+        Raises:
+            ConfigError: There are no such layers, or the mesh has no devices.
+        """
+        if not 0 <= first < end <= self.num_layers:
+            raise ConfigError(
+                f"layers {first} to {end} are none of the {self.num_layers} of {self._shape.name}"
+            )
+        check_mesh(mesh)
+        stack = Stack(end - first, first == 0, end == self.num_layers)
+        key = mesh, stack
+        if key not in self._options:
+            self._options[key] = self._front(mesh, stack)
+        return self._options[key]
+
+    def _front(self, mesh: MeshShape, stack: Stack) -> tuple[StageCost, ...]:
+        found = []
+        for chain in self._chains(mesh, stack):
+            tail = len(chain.templates) - 1 if stack.has_head else -1
+            plans = chain.native.front(stack.num_blocks, tail, self._max_options)
+            order = [*chain.order[: stack.num_blocks], *([tail] * stack.has_head)]
+            found += [(plan, chain, order) for plan in plans]
+        found.sort(key=lambda each: (each[0][1], each[0][0]))
+        options: list[StageCost] = []
+        for plan, chain, order in found:
+            if not options or plan[0] < options[-1].seconds:
+                options.append(_cost(plan, chain, order, stack))
+        places = np.linspace(0, len(options) - 1, self._max_options).round().astype(int)
+        return tuple(options[place] for place in sorted({*places.tolist()}) if options)
+
+    def _chains(self, mesh: MeshShape, stack: Stack) -> tuple[TemplateChain, ...]:
+        """Chains of all layers that begin as the stack does, swept."""
+        is_tied = self._shape.is_tied and stack.has_embedding and stack.has_head
+        key = mesh, stack.has_embedding, is_tied
+        if key not in self._swept:
+            whole = Stack(self.num_layers, stack.has_embedding, is_tied)
+            chains = self._templates_of(mesh).chains(whole)
+            for chain in chains:
+                chain.native.sweep(self._memory_bytes, NUM_BUCKETS)
+            self._swept[key] = chains
+        return self._swept[key]
+
+    def _templates_of(self, mesh: MeshShape) -> StackTemplates:
+        if mesh not in self._templates:
+            axes = mesh_axes(mesh, self._rates.device)
+            graph = OperatorGraph(self._shape, axes, self._workload, self._rates)
+            self._templates[mesh] = StackTemplates(graph)
+        return self._templates[mesh]
+
+
+def _cost(
+    plan: "_native.ChainPlan", chain: TemplateChain, order: Iterable[int], stack: Stack
+) -> StageCost:
+    seconds, num_bytes, ways = plan
+    steps = list(zip(order, ways, strict=True))
+    phase_s = sum(chain.templates[number].phase_s[:, way] for number, way in steps)
+    templates = [chain.templates[number] for number, _ in steps]
+    rows: list[Rows] = [
+        block_rows(template.block, template.assignment(way))
+        for template, (_, way) in zip(templates, steps, strict=True)
+    ]
+    return StageCost(
+        seconds, tuple(np.asarray(phase_s).tolist()), num_bytes, stack_rows(stack, rows)
+    )
