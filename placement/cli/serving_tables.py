@@ -64,11 +64,11 @@ def attainment_table(report: ServingReport, target: float) -> Table:
             model.model,
             f"{model.num_requests:,}",
             " ".join(model.groups) or units.MISSING,
-            _met(model.attainment, target),
+            _met(model, target),
         )
         for model in report.models
     ]
-    rows.append(("all", f"{report.num_requests:,}", "", _met(report.attainment, target)))
+    rows.append(("all", f"{report.num_requests:,}", "", _met(report, target)))
     return Table("Attainment", ("model", "requests", "groups", "met"), tuple(rows))
 
 
@@ -114,7 +114,7 @@ def _model_row(model: ModelReport, target: float) -> tuple[str | Cell, ...]:
         for text in (*_ends(getattr(model, key)), _limit(model, key))
     ]
     rate, groups = units.number(model.rate_per_s), " ".join(model.groups) or units.MISSING
-    return (model.model, rate, groups, *times, _met(model.attainment, target))
+    return (model.model, rate, groups, *times, _met(model, target))
 
 
 def _ends(times: Percentiles) -> tuple[str, str]:
@@ -135,5 +135,8 @@ def _unloaded(model: ModelReport, key: str) -> str:
     return units.MISSING if value is None else units.seconds(value)
 
 
-def _met(share: float, target: float) -> Cell:
-    return met(share, target, units.percent(share))
+def _met(part: ModelReport | ServingReport, target: float) -> Cell:
+    """An attainment; nothing if nobody asked."""
+    if not part.num_requests:
+        return Cell(units.MISSING)
+    return met(part.attainment, target, units.percent(part.attainment))

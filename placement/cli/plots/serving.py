@@ -85,6 +85,8 @@ def _group_label(group: GroupReport) -> str:
 def _draw_attainment(axes: Axes, report: ServingReport, target: float | None) -> None:
     models = report.models
     for row, model in enumerate(models):
+        if not model.num_requests:
+            continue
         is_met = target is None or model.attainment >= target
         axes.barh(row, model.attainment, color=GREEN if is_met else RED, height=0.6)
         is_inside = model.attainment > 0.15

@@ -99,6 +99,6 @@ def target_line(axes: Axes, target: float, *, along: str) -> None:
     draw(target, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=3, label="target")
 
 
-def shortened(text: str, size: int = 34) -> str:
+def shortened(text: str, size: int = 56) -> str:
     """A text that fits a label."""
     return text if len(text) <= size else text[: size - 1] + "…"
