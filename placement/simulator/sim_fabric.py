@@ -71,6 +71,7 @@ class SimulatedFabric:
         self._prompts: dict[int, tuple[int, ...]] = {}
         self._events: list[tuple[float, int]] = []
         self._span_s = 0.0
+        self._is_last = False
         self._arrivals_s: list[float] = trace.arrivals_s.tolist()
         self._ttft_s = [nan] * len(trace)
         self._e2e_s = [nan] * len(trace)
@@ -90,6 +91,7 @@ class SimulatedFabric:
             self._advance_to(now)
             request = self._request(index, models[index], prompts[index], outputs[index])
             self._dispatch(index, request, now)
+        self._is_last = True
         self._advance_to(inf)
         assert not self._live, "engines that have work go on"
         figures = (e.figures(n) for e, n in zip(self._engines, self._names, strict=True))
@@ -173,6 +175,8 @@ class SimulatedFabric:
     def _report(self, number: int, now: float) -> None:
         load: LoadReport = self._engines[number].report()
         self._router.note_report(self._names[number], load)
+        if self._is_last and all(engine.next_at_s == inf for engine in self._engines):
+            return
         heappush(self._events, (now + _REPORT_INTERVAL_S, len(self._engines) + number))
 
     def _request(
@@ -221,3 +225,5 @@ def _check(groups: Sequence[SimulatedGroup], trace: Trace) -> None:
     hosted = {model.share.model for group in groups for model in group.models}
     if missing := sorted(set(trace.names) - hosted):
         raise ConfigError(f"no group hosts {', '.join(missing)}")
+    if (np.diff(trace.arrivals_s) < 0.0).any():
+        raise ConfigError("arrivals_s of the trace are not in ascending order")

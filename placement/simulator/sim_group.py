@@ -1,5 +1,6 @@
 """Puts a simulated group's scheduler together, as its engine would."""
 
+import math
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -14,7 +15,7 @@ from fabric.engine.weight_plan import weights_of
 from fabric.kv.block_pool import BlockPool
 from fabric.kv.manager import KVCacheManager
 from fabric.kv.slabs import SlabPool
-from fabric.kv.transfer import ParkingSpace, WorkerOrders
+from fabric.kv.transfer import Direction, ParkingSpace, Tier, WorkerOrders
 from fabric.scheduler.lane import ScheduledModel
 from fabric.scheduler.presence import Presence
 from fabric.scheduler.residency import Residency
@@ -117,7 +118,11 @@ def _hosted(model: SimulatedModel, group: SimulatedGroup) -> HostedModel:
     cost, name = model.cost, model.share.model
     block_bytes = max(cost.kv_token_bytes) * group.block_size
     group_bytes = sum(cost.kv_token_bytes) * group.parallel.tensor * group.block_size
-    num_slots = group.host_bytes // len(group.models) // group_bytes if group_bytes else 0
+    # What nobody knows the time of can't be simulated: such KV is dropped instead of parked.
+    can_park = group_bytes and math.isfinite(
+        max(cost.profile.copy_s(Tier.HOST, way, group_bytes) for way in Direction)
+    )
+    num_slots = group.host_bytes // len(group.models) // group_bytes if can_park else 0
     return HostedModel(
         card=ModelCard(name, "", model.max_model_len, 1, "", ""),
         defaults=GenerationDefaults(),

@@ -24,9 +24,10 @@ class SimulatedModel:
 class SimulatedGroup:
     """A device group: ``memory_bytes`` of each device hold weights and KV, in slabs.
 
-    ``host_bytes`` of the node hold parked KV; the weights that it may keep there are bounded by
-    ``scheduler.residency``. ``slab_bytes`` None: chosen as a group would. No two requests share
-    a prefix: ``prefix_cache`` only says whether blocks of ended requests are kept.
+    ``host_bytes`` of the node hold parked KV of models whose profiles know the link; the weights
+    that it may keep there are bounded by ``scheduler.residency``. ``slab_bytes`` None: chosen as
+    a group would. No two requests share a prefix: ``prefix_cache`` only says whether blocks of
+    ended requests are kept.
     """
 
     name: str

@@ -221,6 +221,20 @@ def test_what_can_not_be_simulated_is_refused(groups, router, message):
         simulate_fabric(groups, trace([0.0]), router)
 
 
+def test_kv_is_parked_only_where_copies_have_a_time():
+    requests = trace(np.arange(40) * 0.01, 40, 120)
+    config = SchedulerConfig(policy=PolicyConfig("mlfq"), preemption="swap")
+    unknown = replace(PROFILE, copies=())
+    outputs: dict[str, int] = {}
+    for name, profile in (("known", PROFILE), ("unknown", unknown)):
+        simulated = group([cost(profile)], 66, scheduler=config, host_bytes=64 * MIB)
+        detail = simulate_in_detail((simulated,), requests, RouterModel())
+        assert detail.outcome.num_tokens.tolist() == [120] * 40
+        outputs[name] = detail.groups[0].num_tokens
+    # Tokens that are dropped are computed again.
+    assert outputs["known"] == 40 * 159 < outputs["unknown"]
+
+
 def test_a_cost_of_other_stages_than_the_groups_is_refused():
     with pytest.raises(ConfigError, match="the group has 1"):
         replace(group([cost(num_stages=2)]), parallel=ParallelConfig())
