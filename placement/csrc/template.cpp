@@ -297,6 +297,7 @@ std::vector<int32_t> Chain::trace(const std::vector<ChainLayer>& layers, size_t 
 }
 
 void Chain::sweep(int64_t budget, int32_t num_buckets) {
+    swept_budget_ = budget;
     layers_.assign(1, start(num_layouts(0)));
     for (size_t block = 0; block < order_.size(); ++block)
         layers_.push_back(swept(layers_.back(), at(block), budget, num_buckets));
@@ -316,10 +317,12 @@ std::vector<ChainPlan> Chain::front(int32_t length, int32_t tail, int32_t max_po
         const auto& ways = templates_[tail].ways;
         for (size_t number = 0; number < ways.size(); ++number) {
             const int32_t source = ways[number].source;
-            for (int32_t point = layer.begins[source]; point < layer.begins[source + 1]; ++point)
-                reached[0].push_back({layer.points[point].bytes + ways[number].bytes,
-                                      layer.points[point].cost + ways[number].cost,
-                                      static_cast<int32_t>(number), point});
+            for (int32_t point = layer.begins[source]; point < layer.begins[source + 1]; ++point) {
+                const int64_t bytes = layer.points[point].bytes + ways[number].bytes;
+                if (bytes <= swept_budget_)
+                    reached[0].push_back({bytes, layer.points[point].cost + ways[number].cost,
+                                          static_cast<int32_t>(number), point});
+            }
         }
     }
     std::vector<ChainPlan> plans;

@@ -78,6 +78,7 @@ class Chain {
     std::vector<Template> templates_;
     std::vector<int32_t> order_;
     std::vector<ChainLayer> layers_;
+    int64_t swept_budget_ = 0;
 };
 
 } // namespace planner

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fabric.core.errors import ConfigError
 from placement.parallelize.factors import Factor, Problem
 from placement.parallelize.layouts import LongArray
 from placement.workload.trace import FloatArray
@@ -28,7 +29,7 @@ class Step:
     best: LongArray
 
 
-class TooWide(Exception):
+class TooWide(ConfigError):
     """The factors connect too many variables for elimination."""
 
 
@@ -120,7 +121,10 @@ class _Pool:
     def remove(self, name: str) -> Step:
         """Minimize over a variable."""
         if self.width(name) > MAX_TABLE:
-            raise TooWide(f"removing {name} takes a table of {self.width(name)} entries")
+            raise TooWide(
+                f"eliminating {name} takes a table of {self.width(name)} entries; at most "
+                f"{MAX_TABLE} are allowed. The template solver needs none so large"
+            )
         taken = [self.factors.pop(number) for number in sorted(self.users.pop(name))]
         others = sorted({other for factor in taken for other in factor.names} - {name})
         table = combined([*others, name], taken, self._sizes)
