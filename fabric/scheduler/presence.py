@@ -13,13 +13,15 @@ from fabric.scheduler.lane import Lane
 from fabric.scheduler.request_pool import RequestPool
 from fabric.scheduler.residency import Residency
 from fabric.scheduler.room import Room
-from fabric.scheduler.weights import Access, Demand, ModelWeights
+from fabric.scheduler.weights import Access, Demand, ModelWeights, WeightFigures
 
 T = TypeVar("T")
 
 _LOOK_PERIOD_S = 0.25
 # For so long a sequence waits for KV memory before weights that nobody uses leave for it.
 _KV_PATIENCE_S = 0.5
+# Of a model whose weights are on the device for good.
+_AT_REST = WeightFigures(WeightState.RESIDENT, pinned=False, num_loads=0, load_s=0.0, problem="")
 
 
 class Presence:
@@ -108,26 +110,21 @@ class Presence:
 
     def load_of(self, lane: Lane) -> ModelLoad:
         """What a model takes now, and how it is doing."""
-        account = lane.kv.account
+        account, residency, number = lane.kv.account, self._residency, lane.number
+        figures = _AT_REST if residency is None else residency.load(number)
         num_running = len({sequence.request.number for sequence in lane.running})
-        load = ModelLoad(
+        return ModelLoad(
             lane.model,
+            state=figures.state,
+            pinned=figures.pinned,
             num_running=num_running,
             num_waiting=lane.num_requests - num_running,
             num_queued_tokens=lane.num_queued_tokens,
             num_slabs=account.num_slabs,
             num_idle_slabs=account.num_idle,
-        )
-        if self._residency is None:
-            return load
-        figures = self._residency.load(lane.number)
-        return replace(
-            load,
-            state=figures.state,
-            pinned=figures.pinned,
+            weight_bytes=0 if residency is None else self._weights[number].weight_bytes,
             num_loads=figures.num_loads,
             load_s=figures.load_s,
-            weight_bytes=self._weights[lane.number].weight_bytes,
             problem=figures.problem,
         )
 
