@@ -47,23 +47,29 @@ class Case:
 def explain_models(case: Case) -> tuple[Binding, ...]:
     """What binds each model, the worst first; ``none`` for models of which no request misses.
 
-    Idealized, in this order: nothing else runs; requests come evenly; requests of slow models are
-    not there; every group has room for all models. What still misses then is due to bursts.
+    A request is charged to the first of these that holds: it would miss if nothing else ran; it
+    would even if requests came evenly, those of slow models were not there and every group had
+    room for all models, or else it would not if only the latter, or only the last, were so. What
+    is left is due to bursts.
     """
     count = _count(case.models, len(case.names))
     missed = case.num_missed()
     alone = _count(case.models[_is_hopeless(case)], len(case.names))
-    even, roomy = _evenly(case).num_missed(), _with_room(case).num_missed()
+    roomy = _with_room(case).num_missed()
     bindings = []
     for model, name in enumerate(case.names):
         if not any(model in group.models for group in case.groups):
             bindings.append(Binding(name, "memory", 1.0, _unplaced(case, model)))
             continue
-        needed = int(_without_slow(case, model).num_missed()[model])
+        if not missed[model]:
+            bindings += _charged(name, {}, 0, int(count[model]))
+            continue
+        among_equals = _without_slow(case, model)
+        ideal = _evenly(_with_room(among_equals)).num_missed()
         charges = {
             "unloaded latency": int(alone[model]),
-            "compute": int(even[model] - alone[model]),
-            "convoy": int(missed[model]) - needed,
+            "compute": int(ideal[model] - alone[model]),
+            "convoy": int(missed[model] - among_equals.num_missed()[model]),
             "memory": int(missed[model] - roomy[model]),
         }
         bindings += _charged(name, charges, int(missed[model]), int(count[model]))

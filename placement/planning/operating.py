@@ -11,6 +11,8 @@ from placement.cost.model import ModelCost
 STEP_MARGIN = 0.7
 # Without an objective for each token: batches grow until a step takes so many times the least.
 MAX_SLOWDOWN = 2.0
+CROWDING = 2.0
+NUM_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,11 @@ def step_s(cost: ModelCost, batch: int, context: int) -> float:
 def operating_point(
     cost: ModelCost, demands: Demands, objectives: Objectives, free_bytes: int, max_num_seqs: int
 ) -> OperatingPoint | None:
-    """The largest batch whose steps are quick enough and whose KV fits.
+    """The batch that a model's requests would share, if its steps are quick enough and KV fits.
+
+    It is no more than those steps and the memory allow, and no more than there are sequences at
+    once when all of the model's requests come here and stay ``CROWDING`` times as long as they
+    would alone: a step for two sequences takes almost as much of a device as one for twenty.
 
     Args:
         cost: Of the model on the group.
@@ -87,17 +93,28 @@ def operating_point(
     elif objectives.e2e_s is not None:
         allowed_s = max(least_s, STEP_MARGIN * objectives.e2e_s / max(1.0, demands.output_tokens))
     room = max(1, min(max_num_seqs, free_bytes // max(1, token_bytes * context)))
-    batch = _largest(lambda size: step_s(cost, size, context) <= allowed_s, room)
+    allowed = _largest(lambda size: step_s(cost, size, context) <= allowed_s, room)
+    batch = _num_at_once(cost, demands, allowed)
     return OperatingPoint(batch, step_s(cost, batch, context))
 
 
 def _largest(is_allowed: Callable[[int], bool], room: int) -> int:
-    """The largest batch up to ``room`` that is allowed, if more never is when less isn't."""
+    """The largest batch up to ``room`` that is allowed, if none is that is larger than another."""
     low, high = 1, room + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if is_allowed(middle) else (low, middle)
     return low
+
+
+def _num_at_once(cost: ModelCost, demands: Demands, most: int) -> int:
+    """Sequences at once (Little's law), which depends on how long their own batch keeps them."""
+    prefill_s = cost.profile.prefill_s(round(demands.prompt_tokens)) + cost.overhead_s
+    size = 1
+    for _ in range(NUM_ROUNDS):
+        steps_s = max(0.0, demands.output_tokens - 1.0) * step_s(cost, size, demands.mean_context)
+        size = max(1, min(most, round(CROWDING * demands.rate_per_s * (prefill_s + steps_s))))
+    return size
 
 
 def kv_bytes(cost: ModelCost, demands: Demands, point: OperatingPoint, free_bytes: int) -> int:

@@ -57,6 +57,16 @@ def make_plan(inputs: PlanInput, *, is_fewest: bool = False, progress: Report) -
     )
 
 
+def best_groups(planning: Planning) -> Sequence[Group]:
+    """The groups that :func:`make_plan` decides on."""
+    found = run_search(planning, _ignore)
+    return _judged(planning, found, _ignore)
+
+
+def _ignore(what: str, done: float) -> None:
+    pass
+
+
 def run_search(planning: Planning, progress: Report) -> SearchResult:
     """The search that an input asks for."""
     asked = planning.situation.inputs.search

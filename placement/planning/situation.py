@@ -20,6 +20,9 @@ from placement.planning.service_times import GroupLimits, PlannedModel
 from placement.shape import ModelShape
 from placement.workload.trace import Trace
 
+# Groups that are looked at for what a model takes alone have up to so many devices.
+MOST_DEVICES_ALONE = 16
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Situation:
@@ -83,10 +86,11 @@ def situation_of(inputs: PlanInput, trace: Trace) -> Situation:
     limits = tuple(
         GroupLimits(budgets[config.device], inputs.serving.max_num_seqs) for config in configs
     )
+    plenty = _plenty(inputs, inventory)
     models, unloaded = [], []
     for number, section in enumerate(inputs.models):
         demands = _demands(trace, number, _max_model_len(section, shapes[number]))
-        alone = _unloaded(costs, section.id, demands, configs, limits)
+        alone = _unloaded(costs, section.id, demands, plenty)
         models.append(PlannedModel(section.id, demands, _objectives(inputs, section, alone)))
         unloaded.append(alone)
     return Situation(inputs, inventory, costs, configs, limits, tuple(models), tuple(unloaded))
@@ -146,6 +150,20 @@ def _max_model_len(section: ModelSection, found: ModelShape | None) -> int:
     return found.max_model_len
 
 
+def _plenty(inputs: PlanInput, inventory: Inventory) -> list[tuple[GroupConfig, int]]:
+    """Configurations, and bytes of a device, however few devices there are.
+
+    What a model takes alone, and so its objectives, must not depend on how many are there.
+    """
+    counts = tuple(max(MOST_DEVICES_ALONE, count) for count in inventory.counts)
+    return [
+        (config, budget)
+        for kind, count in zip(inventory.types, counts, strict=True)
+        for budget in [int(kind.memory_bytes * inputs.serving.memory_share)]
+        for config in _configs(inputs, Inventory((kind,), (count,)))
+    ]
+
+
 def _configs(inputs: PlanInput, inventory: Inventory) -> tuple[GroupConfig, ...]:
     """Stages times ranks of every allowed size, on every type of device."""
     search, found = inputs.search, []
@@ -183,11 +201,7 @@ def _prompt_tokens(trace: Trace, number: int) -> int:
 
 
 def _unloaded(
-    costs: Costs,
-    model: str,
-    demands: Demands,
-    configs: Sequence[GroupConfig],
-    limits: Sequence[GroupLimits],
+    costs: Costs, model: str, demands: Demands, configs: Sequence[tuple[GroupConfig, int]]
 ) -> Unloaded:
     """On the smallest group that holds the model, the quickest of them.
 
@@ -195,9 +209,9 @@ def _unloaded(
     on as few devices as hold the model.
     """
     found: list[tuple[int, float, Unloaded]] = []
-    for config, limit in zip(configs, limits, strict=True):
+    for config, budget_bytes in configs:
         cost = costs.cost(model, config)
-        if cost is not None and _holds(cost, demands, limit):
+        if cost is not None and _holds(cost, demands, budget_bytes):
             ttft_s = cost.profile.prefill_s(round(demands.prompt_tokens)) + cost.overhead_s
             tpot_s = step_s(cost, 1, demands.mean_context)
             e2e_s = ttft_s + demands.output_tokens * tpot_s
@@ -210,12 +224,12 @@ def _unloaded(
     return min(found, key=lambda item: item[:2])[2]
 
 
-def _holds(cost: ModelCost, demands: Demands, limit: GroupLimits) -> bool:
+def _holds(cost: ModelCost, demands: Demands, budget_bytes: int) -> bool:
     needed = max(
         weights + demands.max_model_len * token
         for weights, token in zip(cost.weight_bytes, cost.kv_token_bytes, strict=True)
     )
-    return needed <= limit.budget_bytes
+    return needed <= budget_bytes
 
 
 def _objectives(inputs: PlanInput, section: ModelSection, alone: Unloaded) -> Objectives:

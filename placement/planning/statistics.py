@@ -6,22 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from placement.planning.report import Interval, Percentiles
+from placement.search.held_out import summary
 from placement.workload.trace import FloatArray
-
-# Student's t, 97.5 %, by degrees of freedom; beyond the last, the normal distribution's.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
-_NORMAL = 1.96
 
 
 def interval(values: Sequence[float]) -> Interval:
     """The mean of shares over seeds and its 95 % confidence interval, within 0 and 1."""
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count == 1:
-        return Interval(mean, 0.0, 1.0, 1)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = (_T[count - 2] if count - 2 < len(_T) else _NORMAL) * deviation / math.sqrt(count)
-    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half), count)
+    found = summary(values)
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    return Interval(found.mean, max(0.0, low), min(1.0, high), len(values))
 
 
 def percentiles(values: FloatArray) -> Percentiles:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import digamma, polygamma
 
 from placement.workload.arrivals import GammaArrivals, check_number
 from placement.workload.generate import generator, merged
@@ -110,6 +109,9 @@ def fit_gamma(gaps_s: FloatArray) -> tuple[float, float]:
 
     Source: Minka, Estimating a Gamma distribution (2002): Newton steps for the shape.
     """
+    # Loading it takes longer than most plans, which fit nothing.
+    from scipy.special import digamma, polygamma
+
     mean_s = float(gaps_s.mean())
     spread = max(float(np.log(mean_s) - np.log(gaps_s).mean()), 1e-9)
     shape = (3.0 - spread + np.sqrt((spread - 3.0) ** 2 + 24.0 * spread)) / (12.0 * spread)
