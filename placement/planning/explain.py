@@ -17,7 +17,7 @@ BoolArray = npt.NDArray[np.bool_]
 CONVOY_RATIO = 2.0
 _WHY = {
     "unloaded latency": "too slow there even when nothing else runs",
-    "compute": "would be late even if requests came evenly: the devices are too few",
+    "compute": "would be late even if requests came evenly, to any group: the devices are too few",
     "convoy": "wait behind requests of other models that take over twice as long",
     "memory": "would be in time if every group had room for the model",
     "burst": "come in bursts that the devices can't take",
@@ -47,9 +47,9 @@ class Case:
 def explain_models(case: Case) -> tuple[Binding, ...]:
     """What binds each model, the worst first; ``none`` for models of which no request misses.
 
-    A request is charged to the first of these that holds: it would miss if nothing else ran; it
-    would even if requests came evenly, those of slow models were not there and every group had
-    room for all models, or else it would not if only the latter, or only the last, were so. What
+    What misses is charged in this order: what would miss if nothing else ran; what would if
+    requests came evenly, without those of slow models, and every group had room for all models;
+    what would not without those of slow models; what would not if every group had that room. What
     is left is due to bursts.
     """
     count = _count(case.models, len(case.names))
@@ -62,7 +62,7 @@ def explain_models(case: Case) -> tuple[Binding, ...]:
             bindings.append(Binding(name, "memory", 1.0, _unplaced(case, model)))
             continue
         if not missed[model]:
-            bindings += _charged(name, {}, 0, int(count[model]))
+            bindings.append(Binding(name, "none", 0.0, "every request is in time"))
             continue
         among_equals = _without_slow(case, model)
         ideal = _evenly(_with_room(among_equals)).num_missed()
@@ -85,7 +85,7 @@ def _charged(name: str, charges: dict[str, int], missed: int, count: int) -> lis
         if part:
             found.append(Binding(name, kind, part / count, _WHY[kind]))
     found.sort(key=lambda binding: -binding.share)
-    return found or [Binding(name, "none", 0.0, "every request is in time")]
+    return found
 
 
 def _unplaced(case: Case, model: int) -> str:
