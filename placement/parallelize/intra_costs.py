@@ -1,6 +1,7 @@
 """What pipeline stages cost, each cut over its mesh as well as it can be."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,9 +12,9 @@ from placement.parallelize.costs import Rates
 from placement.parallelize.graph import OperatorGraph, Workload
 from placement.parallelize.intra import check_mesh, check_workload
 from placement.parallelize.layouts import mesh_axes
-from placement.parallelize.stacks import Rows, Stack, StackTemplates, block_rows, stack_rows
+from placement.parallelize.stacks import Stack, StackTemplates, block_rows, stack_rows
 from placement.parallelize.stage import MeshShape, StageCost
-from placement.parallelize.template import TemplateChain
+from placement.parallelize.template import BlockTemplate, TemplateChain
 from placement.shape import ModelShape
 
 NUM_BUCKETS = 64
@@ -23,10 +24,10 @@ NUM_BUCKETS = 64
 class IntraCosts:
     """Ways to run consecutive layers on a mesh, by their seconds and bytes.
 
-    Layers are alike, so stages of as many layers, with the same ends, share their options. A
-    sweep over the layers finds those of all stages that begin alike. The cheapest and the smallest
-    option are exact; what lies between may miss the best by the width of a range of bytes (see
-    ``NUM_BUCKETS``). :meth:`placement.parallelize.intra.IntraProblem.solve` is exact everywhere.
+    Layers are alike, so stages of as many layers, with the same ends, share their options. Those
+    of the whole model are exact. A sweep over the layers finds those of all other stages that
+    begin alike: the cheapest and the smallest option are exact, what lies between may miss the
+    best by the width of a range of bytes (see ``NUM_BUCKETS``).
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class IntraCosts:
         self._memory_bytes = device.memory_bytes if memory_bytes is None else memory_bytes
         self._max_options = max_options
         self._templates: dict[MeshShape, StackTemplates] = {}
-        self._swept: dict[tuple[MeshShape, bool, bool], tuple[TemplateChain, ...]] = {}
+        self._swept: dict[tuple[MeshShape, bool], TemplateChain] = {}
         self._options: dict[tuple[MeshShape, Stack], tuple[StageCost, ...]] = {}
 
     @property
@@ -89,30 +90,37 @@ class IntraCosts:
         return self._options[key]
 
     def _front(self, mesh: MeshShape, stack: Stack) -> tuple[StageCost, ...]:
-        found = []
-        for chain in self._chains(mesh, stack):
-            tail = len(chain.templates) - 1 if stack.has_head else -1
-            plans = chain.native.front(stack.num_blocks, tail, self._max_options)
-            order = [*chain.order[: stack.num_blocks], *([tail] * stack.has_head)]
-            found += [(plan, chain, order) for plan in plans]
-        found.sort(key=lambda each: (each[0][1], each[0][0]))
-        options: list[StageCost] = []
-        for plan, chain, order in found:
-            if not options or plan[0] < options[-1].seconds:
-                options.append(_cost(plan, chain, order, stack))
-        places = np.linspace(0, len(options) - 1, self._max_options).round().astype(int)
-        return tuple(options[place] for place in sorted({*places.tolist()}) if options)
+        if stack.has_embedding and stack.has_head:
+            return self._exact_front(mesh, stack)
+        chain = self._swept_chain(mesh, stack)
+        tail = len(chain.templates) - 1 if stack.has_head else -1
+        order = (*chain.order[: stack.num_blocks], *([tail] * stack.has_head))
+        plans = chain.native.front(stack.num_blocks, tail, self._max_options)
+        return tuple(_cost(plan, chain.templates, order, stack) for plan in plans)
 
-    def _chains(self, mesh: MeshShape, stack: Stack) -> tuple[TemplateChain, ...]:
-        """Chains of all layers that begin as the stack does, swept."""
-        is_tied = self._shape.is_tied and stack.has_embedding and stack.has_head
-        key = mesh, stack.has_embedding, is_tied
+    def _exact_front(self, mesh: MeshShape, stack: Stack) -> tuple[StageCost, ...]:
+        """Options of the whole model, each the best within its bytes."""
+        chains = self._templates_of(mesh).chains(stack)
+        min_bytes = min(chain.native.min_bytes() for chain in chains)
+        if min_bytes > self._memory_bytes:
+            return ()
+        fastest = _cheapest(chains, self._memory_bytes, stack)
+        growth = (fastest.bytes / min_bytes) ** (1 / (self._max_options - 1))
+        options = [fastest]
+        for place in reversed(range(self._max_options - 1)):
+            budget = max(min_bytes, int(min_bytes * growth**place))
+            if budget < options[-1].bytes:
+                options.append(_cheapest(chains, budget, stack))
+        return tuple(reversed(options))
+
+    def _swept_chain(self, mesh: MeshShape, stack: Stack) -> TemplateChain:
+        """All layers, beginning as the stack does."""
+        key = mesh, stack.has_embedding
         if key not in self._swept:
-            whole = Stack(self.num_layers, stack.has_embedding, is_tied)
-            chains = self._templates_of(mesh).chains(whole)
-            for chain in chains:
-                chain.native.sweep(self._memory_bytes, NUM_BUCKETS)
-            self._swept[key] = chains
+            whole = Stack(self.num_layers, stack.has_embedding, has_head=False)
+            (chain,) = self._templates_of(mesh).chains(whole)
+            chain.native.sweep(self._memory_bytes, NUM_BUCKETS)
+            self._swept[key] = chain
         return self._swept[key]
 
     def _templates_of(self, mesh: MeshShape) -> StackTemplates:
@@ -123,17 +131,26 @@ class IntraCosts:
         return self._templates[mesh]
 
 
+def _cheapest(chains: Sequence[TemplateChain], budget: int, stack: Stack) -> StageCost:
+    """The cheapest of several chains within a budget that one of them fits."""
+    limit, best = math.inf, None
+    for chain in chains:
+        plan = chain.native.solve(budget, limit)
+        if plan[2]:
+            limit, best = plan[0], (plan, chain)
+    assert best is not None
+    plan, chain = best
+    return _cost(plan, chain.templates, chain.order, stack)
+
+
 def _cost(
-    plan: "_native.ChainPlan", chain: TemplateChain, order: Iterable[int], stack: Stack
+    plan: "_native.ChainPlan",
+    templates: Sequence[BlockTemplate],
+    order: Sequence[int],
+    stack: Stack,
 ) -> StageCost:
     seconds, num_bytes, ways = plan
-    steps = list(zip(order, ways, strict=True))
-    phase_s = sum(chain.templates[number].phase_s[:, way] for number, way in steps)
-    templates = [chain.templates[number] for number, _ in steps]
-    rows: list[Rows] = [
-        block_rows(template.block, template.assignment(way))
-        for template, (_, way) in zip(templates, steps, strict=True)
-    ]
-    return StageCost(
-        seconds, tuple(np.asarray(phase_s).tolist()), num_bytes, stack_rows(stack, rows)
-    )
+    steps = [(templates[number], way) for number, way in zip(order, ways, strict=True)]
+    phase_s = np.sum([template.phase_s[:, way] for template, way in steps], axis=0)
+    rows = [block_rows(template.block, template.assignment(way)) for template, way in steps]
+    return StageCost(seconds, tuple(phase_s.tolist()), num_bytes, stack_rows(stack, rows))

@@ -38,10 +38,15 @@ def test_options_get_faster_as_they_get_larger() -> None:
 
 
 @pytest.mark.parametrize("is_tied", [False, True])
-def test_smallest_and_fastest_options_are_exact_and_others_nearly(is_tied: bool) -> None:
+def test_options_of_the_whole_model_are_exact(is_tied: bool) -> None:
     found = IntraCosts(model(is_tied), A100, Workload(PHASES, 10_000))
-    options = found.options(0, 6, MESH)
-    best = [exact(option, Stack(6), is_tied) for option in options]
+    for option in found.options(0, 6, MESH):
+        assert option.seconds == pytest.approx(exact(option, Stack(6), is_tied), rel=1e-9)
+
+
+def test_smallest_and_fastest_options_of_a_stage_are_exact_and_others_nearly() -> None:
+    options = costs().options(0, 4, MESH)
+    best = [exact(option, Stack(4, has_head=False)) for option in options]
     assert options[0].seconds == pytest.approx(best[0], rel=1e-9)
     assert options[-1].seconds == pytest.approx(best[-1], rel=1e-9)
     for option, seconds in zip(options, best, strict=True):
@@ -80,10 +85,12 @@ def test_no_options_where_nothing_fits() -> None:
     assert costs(memory_bytes=1000).options(0, 6, MESH) == ()
 
 
-def test_options_fit_the_memory() -> None:
-    largest = costs().options(0, 6, MESH)[-1].bytes
-    for option in costs(memory_bytes=largest - 1).options(0, 6, MESH):
-        assert option.bytes < largest
+@pytest.mark.parametrize("ends", [(0, 6), (0, 3), (2, 5), (3, 6)])
+def test_options_fit_the_memory(ends: tuple[int, int]) -> None:
+    largest = costs().options(*ends, MESH)[-1].bytes
+    options = costs(memory_bytes=largest - 1).options(*ends, MESH)
+    assert options
+    assert all(option.bytes < largest for option in options)
 
 
 @pytest.mark.parametrize("ends", [(0, 7), (3, 3), (-1, 2)])
