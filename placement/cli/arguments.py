@@ -46,6 +46,11 @@ def _plan(commands: "Commands") -> None:
         "--out", type=out_path, metavar="PLAN", help="write the placement for fabric serve --plan"
     )
     parser.add_argument(
+        "--thorough",
+        action="store_true",
+        help="judge several placements by iterations, and the best by unseen workloads",
+    )
+    parser.add_argument(
         "--fewest", action="store_true", help="find the fewest devices for the target as well"
     )
     _add_output(parser)

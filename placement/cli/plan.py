@@ -13,7 +13,9 @@ def run(args: Namespace) -> int:
     """Plan, print, and write the placement."""
     inputs = read_input(args)
     with progress_bar(args.quiet) as progress:
-        report = make_plan(inputs, is_fewest=args.fewest, progress=progress)
+        report = make_plan(
+            inputs, is_thorough=args.thorough, is_fewest=args.fewest, progress=progress
+        )
     notes = plan_notes(report)
     if args.out is not None:
         with writing(args.out):

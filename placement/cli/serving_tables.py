@@ -76,9 +76,12 @@ def plan_notes(report: PlanReport) -> tuple[str, ...]:
     """What a plan promises, in sentences."""
     serving, search = report.serving, report.search
     sources = sorted({model.cost_source for model in serving.models})
+    unseen = "say --thorough for workloads that the search has not seen"
+    if report.held_out is not None:
+        unseen = f"on workloads that the search has not seen {interval(report.held_out)}"
     notes = [
-        f"Attainment: {units.percent(serving.attainment)}; on workloads that the search has not "
-        f"seen {interval(report.held_out)}; target {units.percent(report.target)}.",
+        f"Attainment: {units.percent(serving.attainment)}, target "
+        f"{units.percent(report.target)}; {unseen}.",
         f"Search: {search.num_simulations:,} simulations in {units.seconds(search.seconds)}; "
         f"request by request {units.percent(search.attainment)}, unseen "
         f"{interval(search.held_out)}. Times are of: {', '.join(sources)}.",

@@ -7,7 +7,7 @@ from placement.groups import Group, Placement
 from placement.planning.fewest import fewest_devices
 from placement.planning.plan_yaml import SERVED_DEVICES, plan_yaml
 from placement.planning.problem import Planning, planning_of
-from placement.planning.report import PlanReport, SearchReport
+from placement.planning.report import Interval, PlanReport, SearchReport
 from placement.planning.serving import attained, memory_bytes, serve
 from placement.planning.statistics import interval
 from placement.search.reshape import trimmed
@@ -16,17 +16,22 @@ from placement.workload.trace import Trace
 from placement.workload.windows import cut
 
 Report = Callable[[str, float], None]
-# Placements of the search that are judged by iterations, by at most so many requests of each
-# workload: enough to tell, and few enough not to wait for.
-NUM_FINALISTS = 3
-JUDGED_REQUESTS = 400
+# A first answer is simulated by so many requests: a few hundred iterations of each group.
+FIRST_REQUESTS = 250
+# A thorough one judges so many of the search's placements, by at most so many requests each.
+NUM_FINALISTS = 4
+JUDGED_REQUESTS = 3000
 
 
-def make_plan(inputs: PlanInput, *, is_fewest: bool = False, progress: Report) -> PlanReport:
-    """Search a placement, judge the best few by iterations, and report on the best.
+def make_plan(
+    inputs: PlanInput, *, is_thorough: bool = False, is_fewest: bool = False, progress: Report
+) -> PlanReport:
+    """Search a placement and report what it would do.
 
     Args:
         inputs: What the user says.
+        is_thorough: Whether iterations judge the best few of the search's placements, and the
+            best of these by workloads of other seeds; else one is simulated for a short while.
         is_fewest: Whether to find the fewest devices for the target too.
         progress: Told what is being done, and how much of it is done.
 
@@ -35,12 +40,10 @@ def make_plan(inputs: PlanInput, *, is_fewest: bool = False, progress: Report) -
     """
     planning = planning_of(inputs)
     found = run_search(planning, progress)
-    groups = _judged(planning, found, progress)
+    groups = _judged(planning, found, progress) if is_thorough else found.groups
     placement = planning.placement(groups)
-    serving = serve(planning.situation, placement, _part(planning.training))
-    held_out = [
-        attained(planning.situation, placement, _part(trace)) for trace in planning.held_out
-    ]
+    num_requests = JUDGED_REQUESTS if is_thorough else FIRST_REQUESTS
+    serving = serve(planning.situation, placement, _part(planning.training, num_requests))
     return PlanReport(
         search=SearchReport(
             attainment=found.attainment,
@@ -49,22 +52,12 @@ def make_plan(inputs: PlanInput, *, is_fewest: bool = False, progress: Report) -
             seconds=found.seconds,
         ),
         serving=serving,
-        held_out=interval(held_out),
+        held_out=_held_out(planning, placement, progress) if is_thorough else None,
         target=inputs.target,
         fewest=fewest_devices(planning, progress) if is_fewest else None,
         plan_yaml=_yaml(planning, placement),
         warnings=_warnings(planning, placement),
     )
-
-
-def best_groups(planning: Planning) -> Sequence[Group]:
-    """The groups that :func:`make_plan` decides on."""
-    found = run_search(planning, _ignore)
-    return _judged(planning, found, _ignore)
-
-
-def _ignore(what: str, done: float) -> None:
-    pass
 
 
 def run_search(planning: Planning, progress: Report) -> SearchResult:
@@ -85,9 +78,7 @@ def _judged(planning: Planning, found: SearchResult, progress: Report) -> Sequen
         groups = trimmed(standing.groups)
         if groups not in finalists and len(finalists) < NUM_FINALISTS:
             finalists.append(groups)
-    if len(finalists) == 1:
-        return finalists[0]
-    shares, part = list[float](), _part(planning.training)
+    shares, part = list[float](), _part(planning.training, JUDGED_REQUESTS)
     for number, groups in enumerate(finalists):
         progress("judging by iterations", number / len(finalists))
         shares.append(attained(planning.situation, planning.placement(groups), part))
@@ -95,11 +86,20 @@ def _judged(planning: Planning, found: SearchResult, progress: Report) -> Sequen
     return finalists[shares.index(max(shares))]
 
 
-def _part(trace: Trace) -> Trace:
-    """The first requests of a trace, as many as iterations can judge soon."""
-    if len(trace) <= JUDGED_REQUESTS:
+def _held_out(planning: Planning, placement: Placement, progress: Report) -> Interval:
+    shares = list[float]()
+    for number, trace in enumerate(planning.held_out):
+        progress("simulating unseen workloads", number / len(planning.held_out))
+        part = _part(trace, JUDGED_REQUESTS)
+        shares.append(attained(planning.situation, placement, part))
+    return interval(shares)
+
+
+def _part(trace: Trace, num_requests: int) -> Trace:
+    """The first requests of a trace."""
+    if len(trace) <= num_requests:
         return trace
-    return cut(trace, 0.0, float(trace.arrivals_s[JUDGED_REQUESTS]))
+    return cut(trace, 0.0, float(trace.arrivals_s[num_requests]))
 
 
 def _yaml(planning: Planning, placement: Placement) -> str:

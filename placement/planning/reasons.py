@@ -8,9 +8,9 @@ from placement.config.changes import changed
 from placement.config.schema import PlanInput
 from placement.groups import Group
 from placement.planning.explain import Case, explain_models
-from placement.planning.plan import best_groups
+from placement.planning.plan import run_search
 from placement.planning.plan_yaml import group_name
-from placement.planning.problem import planning_of
+from placement.planning.problem import Planning, planning_of
 from placement.planning.report import ExplainReport, WhatIf
 
 Progress = Callable[[str, float], None]
@@ -41,7 +41,7 @@ def explain_plan(
     if model is not None and model not in names:
         raise ConfigError(f"--model {model}: there is none; allowed: {', '.join(names)}")
     progress("searching", 0.0)
-    groups = best_groups(planning)
+    groups = _search(planning)
     problem = planning.problem
     bindings = explain_models(Case(names, groups, problem.requests, problem.times))
     chosen = {model} if model is not None else _hosted(names, groups, group)
@@ -52,6 +52,10 @@ def explain_plan(
         what_ifs.append(_what_if(inputs, quantity, value, before))
     kept = tuple(binding for binding in bindings if binding.subject in chosen)
     return ExplainReport(kept, tuple(what_ifs))
+
+
+def _search(planning: Planning) -> Sequence[Group]:
+    return run_search(planning, lambda what, done: None).groups
 
 
 def _hosted(names: Sequence[str], groups: Sequence[Group], group: str | None) -> set[str]:
@@ -66,5 +70,5 @@ def _hosted(names: Sequence[str], groups: Sequence[Group], group: str | None) ->
 
 def _what_if(inputs: PlanInput, quantity: str, value: float, before: float) -> WhatIf:
     planning = planning_of(changed(inputs, quantity, value))
-    attainment = fmean(planning.held_out_attainment(best_groups(planning)))
+    attainment = fmean(planning.held_out_attainment(_search(planning)))
     return WhatIf(f"{quantity} = {value:g}", attainment, before)

@@ -109,12 +109,13 @@ class PlanReport:
     """The answer of ``plan``: a placement, what it is predicted to do, and what runs it.
 
     ``plan_yaml`` has the keys ``models`` and ``groups`` of a fabric's configuration. ``held_out``
-    is attainment by iteration-level simulation of workloads of other seeds.
+    is attainment by iteration-level simulation of workloads of other seeds; only thorough plans
+    have it.
     """
 
     search: SearchReport
     serving: ServingReport
-    held_out: Interval
+    held_out: Interval | None
     target: float
     fewest: Fewest | None
     plan_yaml: str
