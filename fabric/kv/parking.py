@@ -75,6 +75,8 @@ class Parking:
     @property
     def num_leaving(self) -> int:
         """Device blocks that transfers under way are about to free."""
+        if not self._flights:
+            return 0
         return sum(
             len(flight.transfer.pairs)
             for flight in self._flights.values()
