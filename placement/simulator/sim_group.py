@@ -62,6 +62,7 @@ def build_group(group: SimulatedGroup) -> BuiltGroup:
         [model.cost for model in group.models],
         [model.space for model in hosted],
         [0 < spec.host_bytes <= config.residency.host_bytes for spec in weights],
+        group.parallel.num_devices,
     )
     _settle(residency, slabs, moves)
     scheduled = [

@@ -19,9 +19,18 @@ class SimulatedMoves:
     """One link for blocks, and one for weights: each carries one move after the other."""
 
     def __init__(
-        self, costs: Sequence[ModelCost], spaces: Sequence[ParkingSpace], uses_host: Sequence[bool]
+        self,
+        costs: Sequence[ModelCost],
+        spaces: Sequence[ParkingSpace],
+        uses_host: Sequence[bool],
+        num_devices: int = 1,
     ) -> None:
-        """Nothing moves yet; weights that don't use host memory are loaded from disk."""
+        """Nothing moves yet.
+
+        Weights that don't use host memory are loaded from disk; if they are for several devices,
+        no iteration begins before all are there, as files may turn out broken on one of them.
+        """
+        self._is_alone = num_devices == 1
         self._costs = costs
         self._spaces = spaces
         self._uses_host = uses_host
@@ -68,8 +77,9 @@ class SimulatedMoves:
             result = WeightResult(order.number, "", num_bytes, cost.fetch_s)
             self._weights.append((start_s + cost.fetch_s, result))
         elif order.move is WeightMove.LOAD:
-            seconds = cost.load_s + (0.0 if self._uses_host[order.model] else cost.fetch_s)
-            first_s = FIRST_SHARE * seconds
+            uses_host = self._uses_host[order.model]
+            seconds = cost.load_s + (0.0 if uses_host else cost.fetch_s)
+            first_s = FIRST_SHARE * seconds if uses_host or self._is_alone else seconds
             first = WeightResult(order.number, seconds=first_s, is_last=False)
             last = WeightResult(order.number, "", num_bytes, seconds)
             self._weights.append((start_s + first_s, first))
