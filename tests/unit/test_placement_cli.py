@@ -4,6 +4,7 @@ import io
 import json
 import math
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,10 @@ def test_notes_say_attainment_held_out_fewest_and_warnings():
     assert "has not seen 95.5% (94.0% to 97.0%, 5 seeds)" in text
     assert "6 x a100-80gb and 2 x l4, 22.18 an hour" in text
     assert "Warning: other: is in no group" in text
+
+
+def test_first_answer_says_that_there_is_a_thorough_one():
+    assert "--thorough" in plan_notes(replace(PLAN, held_out=None))[0]
 
 
 def test_json_has_the_whole_answer_and_no_nan(capsys: pytest.CaptureFixture[str]):

@@ -51,7 +51,7 @@ def test_what_is_not_said_has_a_default():
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"modles": []}, "modles: unknown; allowed: devices, device_types, models"),
+        ({"groupings": []}, "groupings: unknown; allowed: devices, device_types, models"),
         (with_model(rate=1), "models.0.rate: unknown; allowed: id, shape"),
         (with_model(rate_per_s=0), "models.0.rate_per_s: Input should be greater than 0 (is 0)"),
         (with_model(dtype="int8"), "models.0.dtype: Input should be 'auto', 'float32' or"),
