@@ -6,24 +6,24 @@ import numpy as np
 
 from placement.search.problem import Problem
 
-MAX_EXCESS = 0.38
+MAX_DIFFERENCE = 0.38
 # Shares of devices are narrowed to those near the buckets' shares of the load, in these steps.
 TOLERANCES = (1.0, 0.5, 0.3, 0.2, 0.1)
 MAX_SHARES = 100
 
 
-def latency_buckets(problem: Problem, max_excess: float = MAX_EXCESS) -> list[list[int]]:
-    """Models by what they take alone on the fewest devices: each joins the first bucket near.
+def latency_buckets(problem: Problem, max_difference: float = MAX_DIFFERENCE) -> list[list[int]]:
+    """Models by what they take alone on the fewest devices: each joins a bucket that is near.
 
-    A bucket takes models of up to ``max_excess`` more latency than its fastest. They come from the
-    fastest bucket to the slowest.
+    A bucket takes models down to ``max_difference`` less than its slowest, as a share of that. The
+    slowest bucket comes first.
 
     Source: AlpaServe (Li et al., OSDI 2023), algorithm 2, and its code for the 38 %.
     """
     latency_s = alone_s(problem)
     buckets: list[list[int]] = []
-    for model in sorted(range(problem.num_models), key=lambda model: latency_s[model]):
-        if buckets and latency_s[model] <= (1.0 + max_excess) * latency_s[buckets[-1][0]]:
+    for model in sorted(range(problem.num_models), key=lambda model: -latency_s[model]):
+        if buckets and latency_s[model] >= (1.0 - max_difference) * latency_s[buckets[-1][0]]:
             buckets[-1].append(model)
         else:
             buckets.append([model])

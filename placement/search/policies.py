@@ -6,6 +6,7 @@ from itertools import cycle
 from typing import Protocol
 
 from fabric.core.errors import ConfigError
+from placement.groups import Group
 from placement.search.beam import fill_by_beam
 from placement.search.greedy import Vacancy, empty_groups, fill_by_misses, with_model
 from placement.search.partitions import configs_of, equal_partitions, largest_cuts
@@ -67,24 +68,26 @@ class EqualPipelines:
 
 @dataclass(frozen=True, slots=True)
 class RoundRobin:
-    """Equal pipelines, to which models are dealt in turn until a round finds no room.
+    """Equal pipelines that take models in turn, until the next in turn has no room for any.
 
-    Source: AlpaServe (Li et al., OSDI 2023), section 6.6, "round robin".
+    Source: AlpaServe (Li et al., OSDI 2023), section 6.6, "round robin", and its code.
     """
 
     num_stages: int = 4
     name: str = "mp-round-robin"
 
     def place(self, problem: Problem) -> Groups:
-        """Every model once, in order, while there is room."""
+        """Each group takes the next model, of all in a circle, that fits and isn't there."""
         groups = empty_groups(pipelines(problem, self.num_stages))
-        turns = cycle(range(len(groups)))
-        for model in range(problem.num_models):
-            for _ in groups:
-                index = next(turns)
-                if problem.fits(groups[index].config, (*groups[index].models, model)):
-                    groups = with_model(groups, index, model)
-                    break
+        first = 0
+        for index in cycle(range(len(groups))):
+            circle = (*range(first, problem.num_models), *range(first))
+            fitting = (model for model in circle if has_room(problem, groups[index], model))
+            model = next(fitting, None)
+            if model is None:
+                break
+            groups = with_model(groups, index, model)
+            first = (model + 1) % problem.num_models
         return trimmed(groups)
 
 
@@ -156,6 +159,11 @@ class OurSearch:
     def place(self, problem: Problem) -> Groups:
         """What :func:`placement.search.search.search` finds."""
         return search(problem, self.settings).groups
+
+
+def has_room(problem: Problem, group: Group, model: int) -> bool:
+    """Whether a group that doesn't host the model yet has the memory for it."""
+    return model not in group.models and problem.fits(group.config, (*group.models, model))
 
 
 def pipelines(problem: Problem, num_stages: int) -> list[int]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from placement.search.buckets import (
-    MAX_EXCESS,
     best_shares,
     latency_buckets,
     neighbouring_unions,
@@ -15,6 +14,8 @@ from placement.search.partitions import equal_partitions
 from placement.search.problem import Groups, Problem
 
 MAX_BUCKETS = 5
+# Finer than buckets that are used as they are, since neighbours are joined in every way.
+DIFFERENCES = (0.2, 0.38, 0.6, 0.8, 0.95)
 Devices = tuple[int, ...]
 Bucket = tuple[int, ...]
 Filled = dict[tuple[Bucket, Devices], tuple[float, Groups]]
@@ -47,10 +48,11 @@ def seeds(problem: Problem, scorers: Scorers) -> list[Standing]:
 
 def few_buckets(problem: Problem) -> list[list[int]]:
     """Latency buckets, coarser until there are few."""
-    excess = MAX_EXCESS
-    while len(buckets := latency_buckets(problem, excess)) > MAX_BUCKETS:
-        excess *= 1.5
-    return buckets
+    for difference in DIFFERENCES:
+        buckets = latency_buckets(problem, difference)
+        if len(buckets) <= MAX_BUCKETS:
+            return buckets
+    return [list(range(problem.num_models))]
 
 
 def share_step(num_devices: int) -> int:
