@@ -8,13 +8,13 @@ from math import inf, nan
 import numpy as np
 
 from fabric.core.errors import ConfigError, RequestError
-from fabric.core.request import GenerationRequest, LoadReport, Objectives
-from fabric.core.sampling import SamplingParams
+from fabric.core.request import GenerationRequest
 from fabric.router.routing import ReadyGroup
 from fabric.scheduler.output import RequestEnd, SequenceUpdate
 from placement.simulator.outcome import Outcome
 from placement.simulator.sim_engine import Observe, SimulatedEngine
 from placement.simulator.sim_group import build_group
+from placement.simulator.sim_requests import TraceRequests
 from placement.simulator.sim_router import Dispatched, SimulatedRouter, objectives_of
 from placement.simulator.simulated import Detail, RouterModel, SimulatedGroup
 from placement.workload.trace import Trace
@@ -47,7 +47,7 @@ class SimulatedFabric:
         built = [build_group(group) for group in groups]
         self._trace = trace
         self._request_s = router.request_s
-        self._objectives = objectives_of(router, trace.names)
+        self._requests = TraceRequests(trace, objectives_of(router, trace.names))
         ready = [
             ReadyGroup(group.name, one.served, one.scheduler.report())
             for group, one in zip(groups, built, strict=True)
@@ -68,7 +68,6 @@ class SimulatedFabric:
         self._names = [group.name for group in groups]
         self._numbers = {name: number for number, name in enumerate(self._names)}
         self._live: dict[str, tuple[int, Dispatched | None]] = {}
-        self._prompts: dict[int, tuple[int, ...]] = {}
         self._events: list[tuple[float, int]] = []
         self._span_s = 0.0
         self._is_last = False
@@ -84,13 +83,10 @@ class SimulatedFabric:
 
     def run(self) -> Detail:
         """Serve all requests, and say what became of them."""
-        models, prompts = self._trace.models.tolist(), self._trace.prompt_tokens.tolist()
-        outputs = self._trace.output_tokens.tolist()
         for index, arrival_s in enumerate(self._arrivals_s):
             now = arrival_s + self._request_s
             self._advance_to(now)
-            request = self._request(index, models[index], prompts[index], outputs[index])
-            self._dispatch(index, request, now)
+            self._dispatch(index, self._requests.request(index), now)
         self._is_last = True
         self._advance_to(inf)
         assert not self._live, "engines that have work go on"
@@ -173,28 +169,10 @@ class SimulatedFabric:
             heappush(self._events, (at_s, len(self._engines) + number))
 
     def _report(self, number: int, now: float) -> None:
-        load: LoadReport = self._engines[number].report()
-        self._router.note_report(self._names[number], load)
+        self._router.note_report(self._names[number], self._engines[number].report())
         if self._is_last and all(engine.next_at_s == inf for engine in self._engines):
             return
         heappush(self._events, (now + _REPORT_INTERVAL_S, len(self._engines) + number))
-
-    def _request(
-        self, index: int, model: int, num_prompt: int, num_output: int
-    ) -> GenerationRequest:
-        """A request whose salt lets it share no prefix, so that all can share their tokens."""
-        tokens = self._prompts.get(num_prompt)
-        if tokens is None:
-            tokens = self._prompts[num_prompt] = (0,) * num_prompt
-        name, request_id = self._trace.names[model], str(index)
-        return GenerationRequest(
-            request_id,
-            name,
-            tokens,
-            SamplingParams(max_tokens=num_output, ignore_eos=True),
-            cache_salt=request_id,
-            objectives=self._objectives.get(name, _NO_OBJECTIVES),
-        )
 
     def _outcome(self) -> Outcome:
         return Outcome(
@@ -204,9 +182,6 @@ class SimulatedFabric:
             np.array(self._num_tokens, dtype=np.int32),
             np.array(self._groups, dtype=np.int32),
         )
-
-
-_NO_OBJECTIVES = Objectives()
 
 
 def _longest_gap_s(trace: Trace) -> float:
