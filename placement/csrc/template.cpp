@@ -44,45 +44,84 @@ ChainLayer start(int32_t num_layouts) {
     return layer;
 }
 
-// The cheapest point of each range of bytes for each layout, and the smallest point.
+// The best point of each range of bytes for each layout, besides the smallest and the cheapest. In
+// a range, bytes count too, by its price: else every block would waste up to a range of them.
 class Buckets {
   public:
-    Buckets(int32_t num_layouts, int32_t num_buckets, int64_t least, int64_t most)
-        : num_buckets_(num_buckets), least_(least),
-          per_byte_(most > least ? num_buckets / static_cast<double>(most - least) : 0.0),
-          cheapest_(static_cast<size_t>(num_layouts) * num_buckets, {0, kNever, -1, -1}),
-          smallest_(num_layouts, {std::numeric_limits<int64_t>::max(), kNever, -1, -1}) {}
+    Buckets(int32_t num_layouts, std::vector<double> prices, int64_t least, int64_t most)
+        : prices_(std::move(prices)), least_(least),
+          per_byte_(most > least ? prices_.size() / static_cast<double>(most - least) : 0.0),
+          best_(num_layouts * prices_.size(), {0, kNever, -1, -1}),
+          smallest_(num_layouts, {std::numeric_limits<int64_t>::max(), kNever, -1, -1}),
+          cheapest_(num_layouts, {0, kNever, -1, -1}) {}
 
     void add(int32_t layout, const ChainPoint& point) {
-        const auto place = static_cast<int64_t>((point.bytes - least_) * per_byte_);
-        const int64_t bucket = std::min<int64_t>(place, num_buckets_ - 1);
-        ChainPoint& best = cheapest_[static_cast<size_t>(layout) * num_buckets_ + bucket];
-        if (point.cost < best.cost || (point.cost == best.cost && point.bytes < best.bytes))
+        const auto place = static_cast<size_t>((point.bytes - least_) * per_byte_);
+        const size_t bucket = std::min(place, prices_.size() - 1);
+        ChainPoint& best = best_[layout * prices_.size() + bucket];
+        if (point.cost - best.cost < prices_[bucket] * (best.bytes - point.bytes))
             best = point;
-        ChainPoint& least = smallest_[layout];
-        if (point.bytes < least.bytes || (point.bytes == least.bytes && point.cost < least.cost))
-            least = point;
+        ChainPoint& smallest = smallest_[layout];
+        if (point.bytes < smallest.bytes ||
+            (point.bytes == smallest.bytes && point.cost < smallest.cost))
+            smallest = point;
+        ChainPoint& cheapest = cheapest_[layout];
+        if (point.cost < cheapest.cost ||
+            (point.cost == cheapest.cost && point.bytes < cheapest.bytes))
+            cheapest = point;
     }
 
     ChainLayer layer() const {
         std::vector<std::vector<ChainPoint>> reached(smallest_.size());
+        const auto keep = [&reached](size_t layout, const ChainPoint& point) {
+            if (point.cost < kNever)
+                reached[layout].push_back(point);
+        };
         for (size_t layout = 0; layout < smallest_.size(); ++layout) {
-            const auto first = cheapest_.begin() + static_cast<int64_t>(layout) * num_buckets_;
-            std::copy_if(first, first + num_buckets_, std::back_inserter(reached[layout]),
-                         [](const ChainPoint& point) { return point.cost < kNever; });
-            if (smallest_[layout].cost < kNever)
-                reached[layout].push_back(smallest_[layout]);
+            for (size_t bucket = 0; bucket < prices_.size(); ++bucket)
+                keep(layout, best_[layout * prices_.size() + bucket]);
+            keep(layout, smallest_[layout]);
+            keep(layout, cheapest_[layout]);
         }
         return thinned(reached);
     }
 
   private:
-    int64_t num_buckets_;
+    std::vector<double> prices_;
     int64_t least_;
     double per_byte_;
-    std::vector<ChainPoint> cheapest_;
+    std::vector<ChainPoint> best_;
     std::vector<ChainPoint> smallest_;
+    std::vector<ChainPoint> cheapest_;
 };
+
+// What a byte less costs along the front of all points, in equal ranges of bytes: the slopes of
+// its lower hull. Blocks are alike, so after one block more they are about the same.
+std::vector<double> byte_prices(const ChainLayer& layer, int32_t num_ranges) {
+    std::vector<std::vector<ChainPoint>> all{layer.points};
+    std::vector<ChainPoint> hull;
+    const auto slope = [](const ChainPoint& a, const ChainPoint& b) {
+        return (a.cost - b.cost) / static_cast<double>(b.bytes - a.bytes);
+    };
+    for (const ChainPoint& point : thinned(all).points) {
+        while (hull.size() > 1 &&
+               slope(hull[hull.size() - 2], hull.back()) <= slope(hull.back(), point))
+            hull.pop_back();
+        hull.push_back(point);
+    }
+    std::vector<double> prices(num_ranges, 0.0);
+    if (hull.size() < 2)
+        return prices;
+    const double width = static_cast<double>(hull.back().bytes - hull.front().bytes) / num_ranges;
+    size_t edge = 0;
+    for (int32_t range = 0; range < num_ranges; ++range) {
+        const double middle = hull.front().bytes + (range + 0.5) * width;
+        while (edge + 2 < hull.size() && hull[edge + 1].bytes < middle)
+            ++edge;
+        prices[range] = slope(hull[edge], hull[edge + 1]);
+    }
+    return prices;
+}
 
 // The range of bytes that matters after a block: from its smallest point to the cheapest ones.
 std::pair<int64_t, int64_t> byte_range(const ChainLayer& before, const Template& block) {
@@ -106,7 +145,8 @@ std::pair<int64_t, int64_t> byte_range(const ChainLayer& before, const Template&
 ChainLayer swept(const ChainLayer& before, const Template& block, int64_t budget,
                  int32_t num_buckets) {
     const auto [least, most] = byte_range(before, block);
-    Buckets buckets(block.num_targets, num_buckets, least, std::min(most, budget));
+    Buckets buckets(block.num_targets, byte_prices(before, num_buckets), least,
+                    std::min(most, budget));
     for (size_t number = 0; number < block.ways.size(); ++number) {
         const Way& way = block.ways[number];
         for (int32_t parent = before.begins[way.source]; parent < before.begins[way.source + 1];

@@ -54,8 +54,8 @@ class Chain {
     // The cheapest chain within a budget, if it costs less than `limit`.
     ChainPlan solve(int64_t budget, double limit) const;
 
-    // Reaches all layouts after every block, keeping one point of each of `num_buckets` equal
-    // ranges of bytes, besides the smallest. Without end, as far as the ranges allow.
+    // Reaches all layouts after every block within a budget, keeping one point of each of
+    // `num_buckets` equal ranges of bytes, besides the smallest and the cheapest.
     void sweep(int64_t budget, int32_t num_buckets);
 
     // What the sweep found for the first `length` blocks, and one more of template `tail` if that
