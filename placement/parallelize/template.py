@@ -115,11 +115,6 @@ class TemplateChain:
         """The chain, compiled code's."""
         return _native.Chain([each.ways for each in self.templates], list(self.order))
 
-    def solve(self, memory_bytes: int, limit: float = math.inf) -> tuple[int, ...] | None:
-        """The ways of the cheapest chain that fits; None if none does, or none below a limit."""
-        _, _, ways = self.native.solve(memory_bytes, limit)
-        return tuple(ways) or None
-
     def assignment(self, ways: tuple[int, ...]) -> dict[str, int]:
         """The ways' choices, with the names of the joined problem."""
         result: dict[str, int] = {}
