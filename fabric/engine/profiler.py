@@ -13,10 +13,14 @@ from fabric.core.sampling import SamplingParams
 from fabric.engine.copy_timer import CopyLimits, measure_copies
 from fabric.engine.executor import ReadyExecutor
 from fabric.engine.settings import EngineSettings
+from fabric.kv.transfer import WorkerOrders
 from fabric.scheduler.output import NewSequence, ScheduledSequence, SchedulerOutput
 
 Decoded = tuple[int, int, float]
 Prefilled = tuple[int, float]
+
+# The block that is copied to others.
+_ZEROS = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ def measure_profile(
     the scheduler must not have given any out. One iteration is in flight at a time, also through
     several pipeline stages.
 
+    KV memory that it has written to goes back to the system.
+
     Raises:
         GroupError: The workers can't go on.
     """
@@ -84,12 +90,14 @@ def measure_profile(
     chunk = min(settings.scheduler.max_num_batched_tokens, room)
     batches = up_to(depth.batches, min(settings.scheduler.max_num_seqs, (num_blocks + 1) // 2))
     longest = min(room, (num_blocks - batches[-1] + 1) * block_size, depth.max_context)
-    return Profile(
+    profile = Profile(
         prefill=tuple(_measure_prefill(timer, depth, chunk, room)),
         decode=tuple(_measure_decode(timer, depth, batches, up_to(depth.contexts, longest))),
         copies=measure_copies(executor, model, num_blocks, depth.copies),
         block_bytes=hosted.space.block_bytes,
     )
+    executor.move(WorkerOrders(punched=tuple(range(executor.memory.num_slabs))))
+    return profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +113,9 @@ class Load:
 class IterationTimer:
     """Runs iterations of made-up sequences of one model.
 
-    KV that they read was never computed, which takes as long to read as any. Each sequence has
-    blocks of its own as far as there are any; those that it writes are its own always.
+    KV that they read was never computed, but written: of memory that nobody has written to, systems
+    give the same page of zeros everywhere, which stays in the caches. Each sequence has blocks of
+    its own as far as there are any; those that it writes are its own always.
     """
 
     def __init__(
@@ -119,6 +128,7 @@ class IterationTimer:
         self._block_size = block_size
         self._depth = depth
         self._step = 0
+        self._written = {_ZEROS}
         names = {item.name for item in fields(SamplingParams)}
         defaults = executor.models[model].defaults
         shared = {item.name for item in fields(defaults)} & names
@@ -137,6 +147,7 @@ class IterationTimer:
             ScheduledSequence(key, load.num_computed, load.num_new, load.num_samples)
             for key in keys
         )
+        self._write(new)
         seconds = [self._run(scheduled, new)]
         while len(seconds) <= self._depth.num_repeats and sum(seconds) < self._depth.point_s:
             seconds.append(self._run(scheduled))
@@ -144,13 +155,21 @@ class IterationTimer:
         self._run((), released=tuple(keys))
         return statistics.median(seconds[1:] or seconds)
 
+    def _write(self, sequences: tuple[NewSequence, ...]) -> None:
+        """Give blocks memory of their own if they have none yet."""
+        blocks = {block for sequence in sequences for block in sequence.block_ids} - self._written
+        if blocks:
+            self._run((), copies=tuple((_ZEROS, block) for block in sorted(blocks)))
+            self._written |= blocks
+
     def _run(
         self,
         scheduled: tuple[ScheduledSequence, ...],
         new: tuple[NewSequence, ...] = (),
+        copies: tuple[tuple[int, int], ...] = (),
         released: tuple[int, ...] = (),
     ) -> float:
-        output = SchedulerOutput(self._step, scheduled, new, released=released, model=self._model)
+        output = SchedulerOutput(self._step, scheduled, new, copies, released, self._model)
         start_s = time.perf_counter()
         self._executor.submit(output)
         self._executor.collect()

@@ -49,6 +49,7 @@ class WatchedExecutor(LocalExecutor):
         super().__init__(Worker(settings))
         self.outputs: list[SchedulerOutput] = []
         self.transfers: list[Transfer] = []
+        self.punched: tuple[int, ...] = ()
 
     def submit(self, output: SchedulerOutput) -> None:
         self.outputs.append(output)
@@ -56,6 +57,7 @@ class WatchedExecutor(LocalExecutor):
 
     def move(self, orders: WorkerOrders) -> None:
         self.transfers += [transfer for blocks in orders.blocks for transfer in blocks.transfers]
+        self.punched = orders.punched
         super().move(orders)
 
 
@@ -120,6 +122,20 @@ def test_blocks_that_are_written_belong_to_one_sequence(settings, executor):
         for new in output.new_sequences:
             assert len(set(new.block_ids)) == len(new.block_ids)
             assert set(new.block_ids) <= set(range(executor.memory.max_num_blocks(STORIES)))
+
+
+def test_kv_that_is_read_has_been_written_before(settings, executor):
+    """Systems give one page of zeros, which stays in the caches, for all that was never written."""
+    measure_profile(settings, executor, STORIES, FULL)
+    written = {0}
+    for output in executor.outputs:
+        written |= {target for _, target in output.copies}
+        assert {block for new in output.new_sequences for block in new.block_ids} <= written
+
+
+def test_memory_that_a_profile_took_goes_back_to_the_system(settings, executor):
+    measure_profile(settings, executor, STORIES, QUICK)
+    assert executor.punched == tuple(range(executor.memory.num_slabs))
 
 
 def test_a_slow_link_is_measured_as_slow_and_soon(settings):
