@@ -53,6 +53,11 @@ def _plan(commands: "Commands") -> None:
     parser.add_argument(
         "--fewest", action="store_true", help="find the fewest devices for the target as well"
     )
+    parser.add_argument(
+        "--headroom",
+        action="store_true",
+        help="find how much faster requests may come, and how much tighter objectives may be",
+    )
     _add_output(parser)
 
 

@@ -6,16 +6,15 @@ from placement.cli.inputs import read_input
 from placement.cli.output import Answer, give, writing
 from placement.cli.progress import progress_bar
 from placement.cli.serving_tables import group_table, model_table, plan_notes
-from placement.planning.plan import make_plan
+from placement.planning.plan import Asked, make_plan
 
 
 def run(args: Namespace) -> int:
     """Plan, print, and write the placement."""
     inputs = read_input(args)
+    asked = Asked(args.thorough, args.fewest, args.headroom)
     with progress_bar(args.quiet) as progress:
-        report = make_plan(
-            inputs, is_thorough=args.thorough, is_fewest=args.fewest, progress=progress
-        )
+        report = make_plan(inputs, asked, progress)
     notes = plan_notes(report)
     if args.out is not None:
         with writing(args.out):

@@ -87,7 +87,9 @@ def plan_notes(report: PlanReport) -> tuple[str, ...]:
         f"{interval(search.held_out)}. Times are of: {', '.join(sources)}.",
     ]
     if report.fewest is not None:
-        notes.append(_fewest(report))
+        notes.append(_fewest(report.fewest))
+    if report.headroom is not None:
+        notes.append(_headroom(report.headroom))
     return (*notes, *(f"Warning: {warning}" for warning in report.warnings))
 
 
@@ -97,12 +99,20 @@ def interval(value: Interval) -> str:
     return f"{units.percent(value.mean)} ({low} to {high}, {value.num_seeds} seeds)"
 
 
-def _fewest(report: PlanReport) -> str:
-    fewest = report.fewest
-    assert fewest is not None
+def _headroom(headroom: Headroom) -> str:
+    target = units.percent(headroom.target)
+    if headroom.rate is None or headroom.objectives is None:
+        return f"Headroom: these devices attain {target} neither at a low rate nor with long limits."
+    return (
+        f"Headroom for {target} on these devices: {headroom.rate:.2f} times the rate, or "
+        f"objectives {headroom.objectives:.2f} times as long."
+    )
+
+
+def _fewest(fewest: Fewest) -> str:
     target = units.percent(fewest.target)
     if fewest.counts is None:
-        return f"Fewest devices for {target}: not even all of them are enough."
+        return f"Fewest devices for {target}: no number of them is enough."
     devices = " and ".join(f"{count} x {name}" for name, count in fewest.counts)
     return (
         f"Fewest devices for {target}: {devices}, {fewest.price_per_hour:.2f} an hour; attains "

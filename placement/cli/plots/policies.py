@@ -12,6 +12,7 @@ from placement.cli.plots.style import (
     as_shares,
     down_the_side,
     new_figure,
+    share_floor,
     target_line,
 )
 from placement.planning.report import PolicyRow, Sweep
@@ -33,8 +34,11 @@ def draw_sweeps(sweeps: tuple[Sweep, ...], target: float) -> Figure:
     num_rows = -(-len(sweeps) // num_columns)
     figure = new_figure(5.2 * num_columns, 0.5 + 3.1 * num_rows)
     panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    shares = [share for sweep in sweeps for point in sweep.points for _, share in point.attainment]
+    floor = share_floor(shares, steps=5)
     for axes, sweep in zip(panels, sweeps, strict=False):
         _draw_sweep(axes, sweep, target)
+        axes.set_ylim(bottom=floor)
     for axes in panels[len(sweeps) :]:
         axes.set_axis_off()
     handles, names = panels[0].get_legend_handles_labels()

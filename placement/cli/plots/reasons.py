@@ -15,6 +15,7 @@ from placement.cli.plots.style import (
     as_shares,
     down_the_side,
     new_figure,
+    share_floor,
 )
 from placement.planning.report import Binding, ExplainReport, WhatIf
 
@@ -85,4 +86,6 @@ def _draw_what_ifs(axes: Axes, what_ifs: tuple[WhatIf, ...]) -> None:
         )
     down_the_side(axes, [what_if.change for what_if in what_ifs])
     as_shares(axes, along="x")
+    shares = [share for what_if in what_ifs for share in (what_if.before, what_if.attainment)]
+    axes.set_xlim(share_floor(shares, steps=10), 1.01)
     axes.set(title="What if", xlabel="attainment (open: now)")

@@ -63,23 +63,15 @@ def _draw_memory(axes: Axes, groups: tuple[GroupReport, ...]) -> None:
     axes.barh(rows, weights, color=BLUE, height=0.6)
     kv = [group.kv_bytes / GIB for group in groups]
     axes.barh(rows, kv, left=weights, color=SKY, height=0.6)
-    for row, group in zip(rows, groups, strict=True):
-        axes.annotate(
-            shortened(", ".join(group.models)),
-            (0, row - 0.38),
-            xytext=(2, 1),
-            textcoords="offset points",
-            fontsize=8,
-            va="bottom",
-        )
     down_the_side(axes, [_group_label(group) for group in groups])
-    axes.set_ylim(len(groups) - 0.4, -0.85)
+    axes.tick_params(axis="y", labelsize=8)
     axes.set(title="Memory of each group's fullest device", xlabel="GiB")
 
 
 def _group_label(group: GroupReport) -> str:
-    shape = f"pp{group.pipeline} tp{group.tensor}"
-    return f"{group.name}  {group.device}\n{shape}, {units.percent(group.utilisation)} busy"
+    cut = f"pp{group.pipeline} tp{group.tensor}"
+    first = f"{group.name}: {group.device} {cut}, {group.utilisation:.0%} busy"
+    return f"{first}\n{shortened(', '.join(group.models))}"
 
 
 def _draw_attainment(axes: Axes, report: ServingReport, target: float | None) -> None:

@@ -1,6 +1,7 @@
 """How all figures look: one palette that the colour-blind can tell apart, and little else."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import matplotlib
@@ -60,8 +61,14 @@ def new_figure(width: float, height: float) -> Figure:
 def as_shares(axes: Axes, *, along: str) -> None:
     """Make an axis (``x`` or ``y``) one of shares, from nothing to all."""
     axis = axes.xaxis if along == "x" else axes.yaxis
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set_major_formatter(PercentFormatter(1.0))
     axes.set(**{f"{along}lim": (0.0, 1.02)})
+
+
+def share_floor(shares: Iterable[float], *, steps: int) -> float:
+    """Where an axis of such shares may begin, in so many steps from nothing to all."""
+    known = [share for share in shares if math.isfinite(share)]
+    return max(0.0, math.floor(steps * min(known, default=0.0) - 0.1) / steps)
 
 
 def as_seconds(axes: Axes) -> None:
@@ -99,6 +106,6 @@ def target_line(axes: Axes, target: float, *, along: str) -> None:
     draw(target, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=3, label="target")
 
 
-def shortened(text: str, size: int = 56) -> str:
+def shortened(text: str, size: int = 38) -> str:
     """A text that fits a label."""
     return text if len(text) <= size else text[: size - 1] + "…"
