@@ -33,7 +33,8 @@ class ServingSection(Section):
     """How device groups serve, as in the configuration of ``fabric serve``.
 
     Weights and KV may take ``memory_share`` of each device. ``host`` is a node's memory for parked
-    KV and for weights that are not on the devices.
+    KV and for weights that are not on the devices. ``num_threads`` are those of each device that is
+    a processor.
     """
 
     memory_share: Share = 0.9
@@ -41,6 +42,7 @@ class ServingSection(Section):
     block_size: Literal[1, 2, 4, 8, 16, 32, 64, 128] = 16
     max_num_seqs: Count = 256
     max_num_batched_tokens: Count = 2048
+    num_threads: Count | None = None
     policy: PolicyName = "fcfs"
     routing: RoutingName = "predicted"
     router_s: NotNegative = 0.0

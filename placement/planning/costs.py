@@ -137,7 +137,18 @@ def _read(file: _File, text: str) -> Sequence[TableEntry]:
     shape = replace(file.shape, name=file.name)
     if kind == "muxserve":
         return read_muxserve(text, {file.name: shape}, file.device, origin)
-    return (read_fabric_profile(text, shape, file.device, origin),)
+    entry = read_fabric_profile(text, shape, file.device, origin)
+    _check_dtype(file, entry)
+    return (entry,)
+
+
+def _check_dtype(file: _File, entry: TableEntry) -> None:
+    subject, wanted = entry.cost.profile.subject, file.model.dtype
+    if subject is not None and wanted not in ("auto", subject.dtype):
+        raise ConfigError(
+            f"{file.section.path}: was measured in {subject.dtype}; models: {file.model.id}: dtype "
+            f"is {wanted}"
+        )
 
 
 def _calibration(file: _File, entry: TableEntry) -> Calibration:

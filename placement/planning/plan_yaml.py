@@ -60,7 +60,7 @@ def _group(
 ) -> dict[str, object]:
     group, serving = placement.groups[number], inputs.serving
     parallel = placement.configs[group.config].parallel
-    return {
+    tree = {
         "name": group_name(number),
         "models": [placement.models[model] for model in group.models],
         "parallel": {"pipeline": parallel.pipeline, "tensor": parallel.tensor},
@@ -70,6 +70,14 @@ def _group(
         "max_num_batched_tokens": max(serving.max_num_batched_tokens, serving.max_num_seqs),
         "policy": {"name": serving.policy},
     }
+    return tree if serving.num_threads is None else {**tree, "num_threads": serving.num_threads}
+
+
+def unserved_types(inputs: PlanInput) -> tuple[str, ...]:
+    """Device types of the input that no device group runs on yet."""
+    alike = {name for name, own in inputs.device_types.items() if own.like in SERVED_DEVICES}
+    names = {device.type for device in inputs.devices}
+    return tuple(sorted(names - alike - set(SERVED_DEVICES)))
 
 
 def group_name(number: int) -> str:

@@ -9,6 +9,7 @@ from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import Objectives
 from placement.catalog import device, shape, shape_from_hf
+from placement.catalog.hf import DTYPE_BITS
 from placement.config.models import ModelSection
 from placement.config.schema import PlanInput
 from placement.cost.composite import Costs
@@ -125,10 +126,12 @@ def shape_of(section: ModelSection) -> ModelShape | None:
         found = shape(section.shape)
     else:
         return None
+    # What it is served in, whatever it is stored in.
+    served_bits = DTYPE_BITS.get(section.dtype)
     return replace(
         found,
-        weight_bits=section.weight_bits or found.weight_bits,
-        kv_bits=section.kv_bits or found.kv_bits,
+        weight_bits=section.weight_bits or served_bits or found.weight_bits,
+        kv_bits=section.kv_bits or served_bits or found.kv_bits,
     )
 
 
