@@ -70,6 +70,7 @@ PLAN = PlanReport(
     held_out=Interval(0.955, 0.94, 0.97, 5),
     target=0.99,
     fewest=Fewest(0.99, (("a100-80gb", 6), ("l4", 2)), 22.18, 0.992),
+    headroom=None,
     plan_yaml="models: []\n",
     warnings=("other: is in no group",),
 )
