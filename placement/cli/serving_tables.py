@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from placement.cli import units
 from placement.cli.tables import Cell, Table, met
 from placement.planning.report import (
+    Fewest,
     GroupReport,
+    Headroom,
     Interval,
     ModelReport,
     Percentiles,
@@ -102,7 +104,9 @@ def interval(value: Interval) -> str:
 def _headroom(headroom: Headroom) -> str:
     target = units.percent(headroom.target)
     if headroom.rate is None or headroom.objectives is None:
-        return f"Headroom: these devices attain {target} neither at a low rate nor with long limits."
+        return (
+            f"Headroom: these devices attain {target} neither at a low rate nor with long limits."
+        )
     return (
         f"Headroom for {target} on these devices: {headroom.rate:.2f} times the rate, or "
         f"objectives {headroom.objectives:.2f} times as long."

@@ -1,11 +1,12 @@
 """From what a user asks for to a placement, what it would do, and the file that runs it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from placement.config.schema import PlanInput
 from placement.groups import Group, Placement
-from placement.planning.fewest import fewest_devices
-from placement.planning.plan_yaml import SERVED_DEVICES, plan_yaml
+from placement.planning.inverse import fewest_devices, headroom
+from placement.planning.plan_yaml import SERVED_DEVICES, plan_yaml, unserved_types
 from placement.planning.problem import Planning, planning_of
 from placement.planning.report import Interval, PlanReport, SearchReport
 from placement.planning.serving import attained, memory_bytes, serve
@@ -23,16 +24,27 @@ NUM_FINALISTS = 4
 JUDGED_REQUESTS = 3000
 
 
-def make_plan(
-    inputs: PlanInput, *, is_thorough: bool = False, is_fewest: bool = False, progress: Report
-) -> PlanReport:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked beside a placement.
+
+    ``thorough``: iterations judge the best few of the search's placements, and the best of these
+    by workloads of other seeds; else one is simulated for a short while. ``fewest``: how few
+    devices would do. ``headroom``: how much faster requests might come, and how much sooner
+    they might have to end.
+    """
+
+    thorough: bool = False
+    fewest: bool = False
+    headroom: bool = False
+
+
+def make_plan(inputs: PlanInput, asked: Asked, progress: Report) -> PlanReport:
     """Search a placement and report what it would do.
 
     Args:
         inputs: What the user says.
-        is_thorough: Whether iterations judge the best few of the search's placements, and the
-            best of these by workloads of other seeds; else one is simulated for a short while.
-        is_fewest: Whether to find the fewest devices for the target too.
+        asked: What more is wanted.
         progress: Told what is being done, and how much of it is done.
 
     Raises:
@@ -40,9 +52,9 @@ def make_plan(
     """
     planning = planning_of(inputs)
     found = run_search(planning, progress)
-    groups = _judged(planning, found, progress) if is_thorough else found.groups
+    groups = _judged(planning, found, progress) if asked.thorough else found.groups
     placement = planning.placement(groups)
-    num_requests = JUDGED_REQUESTS if is_thorough else FIRST_REQUESTS
+    num_requests = JUDGED_REQUESTS if asked.thorough else FIRST_REQUESTS
     serving = serve(planning.situation, placement, _part(planning.training, num_requests))
     return PlanReport(
         search=SearchReport(
@@ -52,9 +64,10 @@ def make_plan(
             seconds=found.seconds,
         ),
         serving=serving,
-        held_out=_held_out(planning, placement, progress) if is_thorough else None,
+        held_out=_held_out(planning, placement, progress) if asked.thorough else None,
         target=inputs.target,
-        fewest=fewest_devices(planning, progress) if is_fewest else None,
+        fewest=fewest_devices(planning, progress) if asked.fewest else None,
+        headroom=headroom(planning, progress) if asked.headroom else None,
         plan_yaml=_yaml(planning, placement),
         warnings=_warnings(planning, placement),
     )
@@ -62,12 +75,12 @@ def make_plan(
 
 def run_search(planning: Planning, progress: Report) -> SearchResult:
     """The search that an input asks for."""
-    asked = planning.situation.inputs.search
+    wished = planning.situation.inputs.search
 
     def tell(state: Progress) -> None:
         progress(f"searching, {max(0.0, state.value):.1%} attained", state.share)
 
-    settings = SearchSettings(max_seconds=asked.budget_s, seed=asked.seed, beam=asked.beam)
+    settings = SearchSettings(max_seconds=wished.budget_s, seed=wished.seed, beam=wished.beam)
     return search(planning.problem, settings, report=tell)
 
 
@@ -124,10 +137,9 @@ def _warnings(planning: Planning, placement: Placement) -> tuple[str, ...]:
             f"{planning.num_cut} of {len(planning.training)} requests are longer than their "
             "model's max_model_len, and were cut to it"
         )
-    others = {kind.name for kind in situation.inventory.types} - set(SERVED_DEVICES)
-    if others:
+    if others := unserved_types(situation.inputs):
         found.append(
             f"device groups run on {', '.join(SERVED_DEVICES)} so far: the plan for "
-            f"{', '.join(sorted(others))} is a prediction"
+            f"{', '.join(others)} is a prediction"
         )
     return tuple(found)

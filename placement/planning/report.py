@@ -96,12 +96,27 @@ class SearchReport:
 
 @dataclass(frozen=True, slots=True)
 class Fewest:
-    """The least devices, by type, with which the target is attained; none if not even all do."""
+    """The least devices, by type, with which the target is attained; none if no number is enough.
+
+    ``held_out`` is what they attain of workloads that the search has not seen.
+    """
 
     target: float
     counts: tuple[tuple[str, int], ...] | None
     price_per_hour: float
     held_out: float
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """What the input's devices could take: factors on its rates and objectives, each by itself.
+
+    Some placement still attains the target with them; None: not even with easy ones.
+    """
+
+    target: float
+    rate: float | None
+    objectives: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +133,7 @@ class PlanReport:
     held_out: Interval | None
     target: float
     fewest: Fewest | None
+    headroom: Headroom | None
     plan_yaml: str
     warnings: tuple[str, ...]
 

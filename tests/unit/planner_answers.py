@@ -9,6 +9,7 @@ from placement.planning.report import (
     ExplainReport,
     Fewest,
     GroupReport,
+    Headroom,
     Interval,
     ModelReport,
     Percentiles,
@@ -70,7 +71,7 @@ PLAN = PlanReport(
     held_out=Interval(0.955, 0.94, 0.97, 5),
     target=0.99,
     fewest=Fewest(0.99, (("a100-80gb", 6), ("l4", 2)), 22.18, 0.992),
-    headroom=None,
+    headroom=Headroom(0.99, 1.25, 0.8),
     plan_yaml="models: []\n",
     warnings=("other: is in no group",),
 )
