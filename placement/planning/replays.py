@@ -90,6 +90,11 @@ def _mapped(inputs: PlanInput, section: TraceSection, seed: int) -> Trace:
 def _time_of(trace: Trace, inputs: PlanInput) -> Trace:
     section = inputs.workload.trace
     assert section is not None, "only a trace has a time that counts"
+    if section.start_s >= trace.duration_s:
+        raise ConfigError(
+            f"workload.trace.start_s is {section.start_s:g}; {section.path} is "
+            f"{trace.duration_s:g} s long"
+        )
     end_s = min(trace.duration_s, section.start_s + inputs.workload.duration_s)
     return cut(trace, section.start_s, end_s)
 
