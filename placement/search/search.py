@@ -15,7 +15,7 @@ from placement.search.reshape import reshaped, trimmed
 from placement.search.seeds import seeds
 from placement.simulator.request_level import Score
 
-MAX_WORK = 700_000_000
+MAX_WORK = 600_000_000
 # The share of the effort that each start may climb before the best of them gets the rest.
 TRIAL_SHARE = 0.04
 BEAM_SHARE = 0.1
@@ -154,7 +154,7 @@ def search(
 def suitable_work(problem: Problem) -> int:
     """Requests to replay: more for more models, groups and requests, within limits."""
     num_requests = len(problem.requests.arrivals_s)
-    return min(MAX_WORK, max(1, num_requests * problem.num_models * sum(problem.num_devices)) * 40)
+    return min(MAX_WORK, max(1, num_requests * problem.num_models * sum(problem.num_devices)) * 25)
 
 
 class _Search:
