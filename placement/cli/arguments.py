@@ -117,9 +117,8 @@ def _capacity(commands: "Commands") -> None:
     parser.add_argument(
         "--sweep",
         type=names,
-        default=("devices", "rate", "cv", "slo"),
         metavar="QUANTITY,...",
-        help="devices, rate, cv, slo; all four if absent",
+        help="devices, rate, cv, slo; if absent, all that the input has",
     )
     parser.add_argument(
         "--values",

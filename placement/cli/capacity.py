@@ -12,7 +12,7 @@ from placement.cli.output import Answer, give
 from placement.cli.progress import progress_bar
 from placement.cli.reports import CapacityReport
 from placement.cli.tables import Cell, Table, met
-from placement.config.changes import usual_values
+from placement.config.changes import sweepable, usual_values
 from placement.planning.capacity import DEFAULT_POLICIES, sweep
 from placement.planning.report import Sweep, SweepPoint
 
@@ -22,10 +22,10 @@ TITLES = {"rate": "rate, times", "cv": "cv", "slo": "objectives, times", "device
 def run(args: Namespace) -> int:
     """Sweep, and print a table for each quantity."""
     inputs = read_input(args)
-    given = dict(args.values)
-    if unswept := [name for name in given if name not in args.sweep]:
-        raise ConfigError(f"--values {unswept[0]}: is not swept; --sweep {','.join(args.sweep)}")
-    values = {name: given.get(name) or usual_values(inputs, name) for name in args.sweep}
+    given, quantities = dict(args.values), args.sweep or sweepable(inputs)
+    if unswept := [name for name in given if name not in quantities]:
+        raise ConfigError(f"--values {unswept[0]}: is not swept; swept: {', '.join(quantities)}")
+    values = {name: given.get(name) or usual_values(inputs, name) for name in quantities}
     policies = args.policies or DEFAULT_POLICIES
     with progress_bar(args.quiet) as progress:
         sweeps = tuple(

@@ -47,6 +47,19 @@ def changed(inputs: PlanInput, quantity: str, value: float) -> PlanInput:
     return _with_devices(inputs, types[0] if quantity == "devices" else quantity, value, quantity)
 
 
+def sweepable(inputs: PlanInput) -> tuple[str, ...]:
+    """The quantities that this input can be swept over."""
+    return tuple(quantity for quantity in QUANTITIES if _can_change(inputs, quantity))
+
+
+def _can_change(inputs: PlanInput, quantity: str) -> bool:
+    try:
+        changed(inputs, quantity, 1.0)
+    except ConfigError:
+        return False
+    return True
+
+
 def with_trace(inputs: PlanInput, kind: str, path: Path) -> PlanInput:
     """The input with the requests of a trace instead of its own arrivals.
 

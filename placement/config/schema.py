@@ -77,6 +77,10 @@ class PlanInput(Section):
         for kind, values in (("models", ids), ("devices", types)):
             if twice := sorted({value for value in values if values.count(value) > 1}):
                 raise ValueError(f"{kind}: {twice[0]!r} is named twice")
+        popularity = self.workload.popularity
+        for index, model in enumerate(self.models):
+            if popularity and popularity.power_law is not None and model.share is not None:
+                raise ValueError(f"models.{index}.share: workload.popularity.power_law gives it")
         if self.workload.arrivals != "trace":
             self.rates_per_s()
         return self

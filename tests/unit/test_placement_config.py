@@ -9,7 +9,7 @@ from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import Objectives
 from placement.config import PlanInput, load_input, parse_input
-from placement.config.changes import changed, usual_values, with_trace
+from placement.config.changes import changed, sweepable, usual_values, with_trace
 from placement.config.placed import load_placement
 from placement.devices import GroupConfig
 from placement.groups import Group
@@ -212,6 +212,23 @@ def test_trace_takes_the_place_of_arrivals(tmp_path: Path):
     workload = with_trace(parsed(workload={"arrivals": "gamma", "cv": 2}), "azure_llm", path)
 
     assert (workload.workload.arrivals, workload.workload.cv) == ("trace", None)
+
+
+def test_input_is_swept_over_what_it_has(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    path.write_text("")
+    types = [{"type": "a", "count": 1}, {"type": "b", "count": 2}]
+
+    assert sweepable(parsed()) == ("devices", "rate", "cv", "slo")
+    assert sweepable(with_trace(parsed(devices=types), "azure_llm", path)) == ("rate", "slo")
+
+
+def test_share_is_refused_where_a_power_law_gives_it():
+    models = [{"id": "a", "shape": "x", "share": 2}]
+    popularity = {"total_rate_per_s": 1, "power_law": 0.5}
+
+    with pytest.raises(ConfigError, match=r"models\.0\.share: workload.popularity.power_law"):
+        parsed(models=models, workload={"popularity": popularity})
 
 
 def test_trace_of_unknown_kind_is_refused(tmp_path: Path):
