@@ -62,14 +62,20 @@ def serving_gang(
 
 @contextmanager
 def serving(
-    config: Path, environment: Mapping[str, str] | None = None
+    config: Path, environment: Mapping[str, str] | None = None, plan: Path | None = None
 ) -> Iterator[tuple[str, int]]:
     """Run `fabric serve` with a configuration file in a process of its own.
+
+    Args:
+        config: The file.
+        environment: The process's; None: this one's.
+        plan: A file of models and groups to serve instead of the configuration's.
 
     Yields:
         The router's address, and the process id.
     """
     command = [sys.executable, "-c", "from fabric.cli import main; main()", "serve", str(config)]
+    command += [] if plan is None else ["--plan", str(plan)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
