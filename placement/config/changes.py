@@ -61,7 +61,7 @@ def _can_change(inputs: PlanInput, quantity: str) -> bool:
 
 
 def with_trace(inputs: PlanInput, kind: str, path: Path) -> PlanInput:
-    """The input with the requests of a trace instead of its own arrivals.
+    """The input with all requests of a trace instead of its own arrivals: none is held out.
 
     Raises:
         ConfigError: There is no such file, or no such kind of trace.
@@ -70,7 +70,7 @@ def with_trace(inputs: PlanInput, kind: str, path: Path) -> PlanInput:
         raise ConfigError(f"{kind}: is no trace; allowed: {', '.join(get_args(TraceFormat))}")
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file")
-    trace = TraceSection.model_validate({"path": path, "format": kind})
+    trace = TraceSection.model_validate({"path": path, "format": kind, "train_share": 1.0})
     update = {"arrivals": "trace", "trace": trace, "cv": None, "states": None}
     return _with_workload(inputs, inputs.workload.model_copy(update=update))
 

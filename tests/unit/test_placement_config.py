@@ -212,6 +212,8 @@ def test_trace_takes_the_place_of_arrivals(tmp_path: Path):
     workload = with_trace(parsed(workload={"arrivals": "gamma", "cv": 2}), "azure_llm", path)
 
     assert (workload.workload.arrivals, workload.workload.cv) == ("trace", None)
+    assert workload.workload.trace is not None
+    assert workload.workload.trace.train_share == 1.0
 
 
 def test_input_is_swept_over_what_it_has(tmp_path: Path):
