@@ -56,7 +56,7 @@ class StageTable:
         classes: IntArray,
         offsets: IntArray,
         ticks: FloatArray,
-        bytes: npt.NDArray[np.int64],
+        stage_bytes: npt.NDArray[np.int64],
         inside_ticks: float,
         outside_ticks: float,
     ) -> None: ...

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from placement.catalog.calibrations import calibration
 from placement.cost.aiconfigurator_rows import LoopRow
 from placement.cost.calibration import Calibration
+from placement.cost.calibrations import calibration
 from placement.cost.closed_loop import LoopTimes, loop_times
 from placement.cost.fitting import fit
 from placement.cost.iteration import Roofline

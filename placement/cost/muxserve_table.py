@@ -11,7 +11,7 @@ from typing import Final
 
 from fabric.core.plan import ParallelConfig
 from fabric.core.profile import Profile
-from placement.catalog.calibrations import calibration
+from placement.cost.calibrations import calibration
 from placement.cost.iteration import Roofline
 from placement.cost.json_tree import count_at, mapping_at, number_at, parse_json
 from placement.cost.roofline import roofline_cost

@@ -6,9 +6,9 @@ from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.core.profile import CopySpeed, Profile
 from fabric.kv.transfer import Direction, Tier
-from placement.catalog.calibrations import calibration
 from placement.catalog.hf import DTYPE_BITS
 from placement.cost.calibration import Calibration
+from placement.cost.calibrations import calibration
 from placement.cost.fitting import FITTED, fit
 from placement.cost.iteration import Roofline, Work
 from placement.cost.roofline import roofline_cost

@@ -170,7 +170,7 @@ void bind_pipelines(py::module_& module) {
         .def(py::init(&to_stage_table), py::kw_only(), py::arg("num_layers"),
              py::arg("num_devices"), py::arg("devices_per_node"), py::arg("max_stages"),
              py::arg("mesh_devices"), py::arg("classes"), py::arg("offsets"), py::arg("ticks"),
-             py::arg("bytes"), py::arg("inside_ticks"), py::arg("outside_ticks"));
+             py::arg("stage_bytes"), py::arg("inside_ticks"), py::arg("outside_ticks"));
     module.def("pareto_pipelines", &pareto_pipelines);
 }
 

@@ -101,7 +101,7 @@ def parallelize(costs: StageCosts, space: PipelineSpace) -> Front:
         classes=options.classes(),
         offsets=options.offsets(),
         ticks=options.ticks(),
-        bytes=options.bytes(),
+        stage_bytes=options.bytes(),
         inside_ticks=to_ticks(space.inside.seconds),
         outside_ticks=to_ticks(space.outside.seconds),
     )

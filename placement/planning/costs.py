@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fabric.core.errors import ConfigError
-from placement.catalog.calibrations import calibrations
 from placement.config.models import ModelSection, ProfileSection
 from placement.config.schema import PlanInput
 from placement.cost.aiconfigurator_rows import read_loop_rows
 from placement.cost.aiconfigurator_table import entries_of
 from placement.cost.alpaserve_table import read_alpaserve
 from placement.cost.calibration import Calibration
+from placement.cost.calibrations import calibrations
 from placement.cost.composite import Costs, CostSource
 from placement.cost.muxserve_table import read_muxserve
 from placement.cost.profiled import ProfiledCost, calibrate, read_fabric_profile

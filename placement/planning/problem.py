@@ -9,7 +9,7 @@ import numpy as np
 from placement.config.schema import PlanInput
 from placement.groups import Group, Placement
 from placement.planning.draws import held_out_traces, training_trace
-from placement.planning.service_times import kind_slos_s, service_times
+from placement.planning.service_times import kind_requests, service_times
 from placement.planning.situation import Situation, situation_of
 from placement.search.problem import Problem
 from placement.simulator.request_level import RequestSimulator
@@ -38,7 +38,7 @@ class Planning:
     def problem_of(self, trace: Trace) -> Problem:
         """What the search would be asked if these were the requests to come."""
         situation, kinds = self.situation, kinds_of(trace)
-        requests = kinds.with_slos(kind_slos_s(situation.models, kinds))
+        requests = kind_requests(situation.models, kinds)
         times = service_times(
             situation.costs, situation.configs, situation.models, kinds, situation.limits
         )

@@ -16,9 +16,8 @@ from placement.planning.operating import (
     kv_bytes,
     operating_point,
 )
-from placement.simulator.service import ServiceTimes
+from placement.simulator.service import KindRequests, ServiceTimes
 from placement.workload.kinds import RequestKinds
-from placement.workload.trace import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +37,10 @@ class GroupLimits:
     max_num_seqs: int
 
 
-def kind_slos_s(models: Sequence[PlannedModel], kinds: RequestKinds) -> FloatArray:
-    """What each kind is judged by; see :func:`service_times`."""
-    return np.array([_slo_s(models[model].objectives) for model in kinds.models])
+def kind_requests(models: Sequence[PlannedModel], kinds: RequestKinds) -> KindRequests:
+    """A trace's requests by kind; :func:`service_times` tells what their one objective means."""
+    slo_s = np.array([_slo_s(models[model].objectives) for model in kinds.models], np.float32)
+    return KindRequests(kinds.trace.arrivals_s, kinds.kinds, kinds.models, slo_s, len(models))
 
 
 def service_times(

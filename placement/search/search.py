@@ -15,12 +15,12 @@ from placement.search.reshape import reshaped, trimmed
 from placement.search.seeds import seeds
 from placement.simulator.request_level import Score
 
-MAX_WORK = 600_000_000
+MAX_WORK = 700_000_000
 # The share of the effort that each start may climb before the best of them gets the rest.
 TRIAL_SHARE = 0.04
 BEAM_SHARE = 0.1
 NUM_TRIALS = 3
-NUM_FINALISTS = 2
+NUM_FINALISTS = 1
 # How much attainment is given up at first, to come to better placements later.
 TEMPERATURE = 5e-4
 COOL_SHARE = 0.9

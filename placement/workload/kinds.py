@@ -1,14 +1,11 @@
 """Requests of all lengths as few kinds, which request-level simulation needs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from fabric.core.errors import ConfigError
-from fabric.core.request import Objectives
-from placement.simulator.service import KindRequests
 from placement.workload.trace import FloatArray, IntArray, Trace
 
 
@@ -29,38 +26,6 @@ class RequestKinds:
 
     def __len__(self) -> int:
         return len(self.models)
-
-    def with_slos(self, slo_s: FloatArray) -> KindRequests:
-        """The requests as the simulator takes them, with the kinds' times from arrival to end."""
-        return KindRequests(
-            self.trace.arrivals_s,
-            self.kinds,
-            self.models,
-            slo_s.astype(np.float32),
-            len(self.trace.names),
-        )
-
-    def slo_s(self, objectives: Sequence[Objectives]) -> FloatArray:
-        """From arrival to end, what each kind's model's objectives leave it; infinite if nothing.
-
-        A request that has its first token in time, and each one after it, ends in time.
-
-        Raises:
-            ConfigError: There are not objectives for each model.
-        """
-        if len(objectives) != len(self.trace.names):
-            raise ConfigError(
-                f"there are {len(self.trace.names)} models and objectives of {len(objectives)}"
-            )
-        found = np.full(len(self), np.inf)
-        for kind, model in enumerate(self.models):
-            one = objectives[model]
-            if one.e2e_s is not None:
-                found[kind] = one.e2e_s
-            if one.ttft_s is not None and one.tpot_s is not None:
-                rest = max(self.output_tokens[kind] - 1.0, 0.0)
-                found[kind] = min(found[kind], one.ttft_s + one.tpot_s * rest)
-        return found
 
 
 def kinds_of(

@@ -1,14 +1,15 @@
 """Measures a real fabric: what predictions may go by, and then what they are to predict."""
 
 import os
+import statistics
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 from fidelity_fabric import COMMAND, RunningFabric, client_cores, group_core, running_fabric
-from fidelity_workload import Case, alike, requests_at
+from fidelity_workload import Case, alike, backlog_of, requests_at
 
 from fabric.core.profile import Profile
 from fabric.core.request import LoadReport
@@ -37,8 +38,8 @@ class Depth:
 class Run:
     """One run that is to be predicted, and a backlog that was served right before it.
 
-    ``load`` is the rate by that of the case's backlogs. In ``num_iterations`` iterations, others
-    had ``others_share`` of the group's core.
+    ``load`` is the rate by that of the case's backlogs. The group computed for ``busy_s`` of its
+    processor's time in ``num_iterations`` iterations; others had ``others_share`` of its core.
     """
 
     policy: PolicyName
@@ -47,6 +48,7 @@ class Run:
     warm_up: Outcome
     outcome: Outcome
     num_iterations: int
+    busy_s: float
     others_share: float
 
 
@@ -54,13 +56,14 @@ class Run:
 class Measured:
     """All of one case.
 
-    ``profiles`` are in the order of the models, ``idle`` are requests of one model each that were
-    alone, ``backlogs`` of all models at once. ``capacity_per_s`` is the rate of the backlogs.
+    ``profiles`` are in the order of the models. After the ``first`` requests of all, ``idle`` are
+    requests of one model each that were alone, and ``backlogs`` are of all models at once.
     """
 
     case: Case
     profiles: tuple[Profile, ...]
     report: LoadReport
+    first: Outcome
     idle: tuple[Outcome, ...]
     backlogs: tuple[Outcome, ...]
     runs: tuple[Run, ...]
@@ -68,13 +71,12 @@ class Measured:
     @property
     def capacity_per_s(self) -> float:
         """Requests a second while there are always more."""
-        rates = sorted(rate_per_s(backlog) for backlog in self.backlogs)
-        return rates[len(rates) // 2]
+        return statistics.median(len(one.trace) / makespan_s(one) for one in self.backlogs)
 
 
-def rate_per_s(backlog: Outcome) -> float:
-    """Requests by the time until the last of them has ended; all came at once."""
-    return len(backlog.trace) / float(backlog.e2e_s.max())
+def makespan_s(outcome: Outcome) -> float:
+    """Seconds from the first arrival until the last request has ended."""
+    return float((outcome.trace.arrivals_s + outcome.e2e_s).max() - outcome.trace.arrivals_s[0])
 
 
 def measure_case(case: Case, folder: Path, depth: Depth) -> Measured:
@@ -89,12 +91,11 @@ def measure_case(case: Case, folder: Path, depth: Depth) -> Measured:
     with running_fabric(config) as fabric, client_cores(fabric.core):
         report = fabric.load()
         numbers = range(len(case.models))
-        fabric.measure(requests_at(case, depth.num_idle, float("inf"), CV, 1))
+        first = fabric.measure(backlog_of(case, depth.num_idle, 1))
         idle = tuple(_measure_idle(fabric, case, number, depth) for number in numbers)
         backlogs = tuple(_measure_backlog(fabric, case, depth, seed) for seed in range(3))
-        found = Measured(case, profiles, report, idle, backlogs, ())
-        runs = tuple(_measure_runs(fabric, found, depth))
-    return Measured(case, profiles, report, idle, backlogs, runs)
+        found = Measured(case, profiles, report, first, idle, backlogs, ())
+        return replace(found, runs=tuple(_measure_runs(fabric, found, depth)))
 
 
 def take_profile(config: Path, model: str, out: Path) -> None:
@@ -113,15 +114,14 @@ def take_profile(config: Path, model: str, out: Path) -> None:
 
 def _measure_idle(fabric: RunningFabric, case: Case, model: int, depth: Depth) -> Outcome:
     """Requests of usual lengths that come one after the other."""
-    usual = requests_at(case, 1000, float("inf"), CV, BACKLOG_SEED)
+    usual = backlog_of(case, 1000, BACKLOG_SEED)
     prompt, output = int(usual.prompt_tokens.mean()), int(usual.output_tokens.mean())
     arrivals_s = [number * IDLE_GAP_S for number in range(depth.num_idle)]
     return fabric.measure(alike(case, model, arrivals_s, prompt, output))
 
 
 def _measure_backlog(fabric: RunningFabric, case: Case, depth: Depth, seed: int) -> Outcome:
-    trace = requests_at(case, depth.num_backlog, float("inf"), CV, BACKLOG_SEED + seed)
-    return fabric.measure(trace)
+    return fabric.measure(backlog_of(case, depth.num_backlog, BACKLOG_SEED + seed))
 
 
 def _measure_runs(fabric: RunningFabric, found: Measured, depth: Depth) -> Iterator[Run]:
@@ -135,6 +135,14 @@ def _measure_runs(fabric: RunningFabric, found: Measured, depth: Depth) -> Itera
                 trace = requests_at(found.case, depth.num_requests, rate_per_s, CV, seed)
                 num_before, core_before = fabric.load().num_steps, fabric.core_times()
                 outcome = fabric.measure(trace)
-                share = fabric.core_times().others_share(core_before)
-                num_iterations = fabric.load().num_steps - num_before
-                yield Run(policy, load, seed, warm_up, outcome, num_iterations, share)
+                core_after = fabric.core_times()
+                yield Run(
+                    policy,
+                    load,
+                    seed,
+                    warm_up,
+                    outcome,
+                    num_iterations=fabric.load().num_steps - num_before,
+                    busy_s=core_after.group_s - core_before.group_s,
+                    others_share=core_after.others_share(core_before),
+                )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from fidelity_measure import Measured
+from fidelity_measure import Measured, Run, makespan_s
 from fidelity_workload import GROUP_BYTES, MAX_MODEL_LEN, scheduler_config
 
 from fabric.core.plan import ModelShare, ParallelConfig
@@ -21,7 +21,6 @@ from fabric.core.profile import Profile
 from fabric.scheduler.policies import PolicyName
 from placement.cost.model import ModelCost
 from placement.simulator.iteration_level import (
-    Detail,
     RouterModel,
     SimulatedGroup,
     SimulatedModel,
@@ -31,6 +30,8 @@ from placement.simulator.outcome import Outcome
 from placement.workload.trace import Trace
 
 BLOCK_SIZE = 16
+# Longer than anything still runs, shorter than models stay that nobody asks for.
+PAUSE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,15 @@ class Calibration:
     scale: float
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What becomes of a run's requests, in how many iterations, and what these take together."""
+
+    outcome: Outcome
+    num_iterations: int
+    busy_s: float
+
+
 class Predictor:
     """Simulates one case's device group."""
 
@@ -50,36 +60,51 @@ class Predictor:
         self.calibration = Calibration(0.0, 0.0, 1.0)
         self.calibration = self._calibrated()
 
-    def predict(
-        self, trace: Trace, policy: PolicyName, calibration: Calibration | None = None
-    ) -> Detail:
-        """Serve a trace by the simulated group."""
-        given = calibration or self.calibration
-        router = RouterModel(request_s=given.request_s)
-        return simulate_in_detail([self._group(policy, given)], trace, router)
+    def predict(self, run: Run) -> Predicted:
+        """Serve a run's requests by the simulated group, after all backlogs and its own."""
+        before = (*self._measured.backlogs, run.warm_up)
+        history = (self._measured.first.trace, *(one.trace for one in before))
+        return self._simulate(run.outcome.trace, run.policy, self.calibration, history)
 
-    def scale_of(self, backlogs: Sequence[Outcome], policy: PolicyName) -> float:
+    def scale_of(self, backlogs: Sequence[Outcome]) -> float:
         """What served backlogs took, by what they are predicted to take: the median."""
         plain = replace(self.calibration, scale=1.0)
-        ratios = [
-            float(one.e2e_s.max() / self.predict(one.trace, policy, plain).outcome.e2e_s.max())
-            for one in backlogs
-        ]
+        history, ratios = [self._measured.first.trace], []
+        for one in backlogs:
+            predicted = self._simulate(one.trace, "fcfs", plain, history)
+            ratios.append(makespan_s(one) / makespan_s(predicted.outcome))
+            history.append(one.trace)
         return statistics.median(ratios)
 
+    def _simulate(
+        self, trace: Trace, policy: PolicyName, given: Calibration, history: Sequence[Trace] = ()
+    ) -> Predicted:
+        """Serve a trace after others, which leave behind who has had how much service."""
+        groups, router = [self._group(policy, given)], RouterModel(request_s=given.request_s)
+        detail = simulate_in_detail(groups, one_after_the_other([*history, trace]), router)
+        figures = detail.groups[0]
+        num_iterations, busy_s = figures.num_iterations, figures.busy_s
+        if history:
+            figures = simulate_in_detail(groups, one_after_the_other(history), router).groups[0]
+            num_iterations, busy_s = (
+                num_iterations - figures.num_iterations,
+                busy_s - figures.busy_s,
+            )
+        busy_s += given.overhead_s * num_iterations
+        return Predicted(last_of(detail.outcome, trace), num_iterations, busy_s)
+
     def _calibrated(self) -> Calibration:
-        """From lone requests: a token takes an iteration; all else before the first, the router."""
+        """From lone requests of the fastest model, since what isn't the model's is most of theirs.
+
+        A token takes an iteration, and what is left of the time to the first is the router's.
+        """
         plain = Calibration(0.0, 0.0, 1.0)
-        overheads_s, requests_s = [], []
-        for alone in self._measured.idle:
-            expected = self.predict(alone.trace, "fcfs", plain).outcome
-            overhead_s = _median(alone.tpot_s) - _median(expected.tpot_s)
-            overheads_s.append(overhead_s)
-            requests_s.append(_median(alone.ttft_s) - _median(expected.ttft_s) - overhead_s)
-        overhead_s = max(0.0, min(overheads_s))
-        request_s = max(0.0, min(requests_s))
-        self.calibration = Calibration(overhead_s, request_s, 1.0)
-        return replace(self.calibration, scale=self.scale_of(self._measured.backlogs, "fcfs"))
+        alone = min(self._measured.idle, key=lambda outcome: _median(outcome.tpot_s))
+        expected = self._simulate(alone.trace, "fcfs", plain).outcome
+        overhead_s = max(0.0, _median(alone.tpot_s) - _median(expected.tpot_s))
+        request_s = _median(alone.ttft_s) - _median(expected.ttft_s) - overhead_s
+        self.calibration = Calibration(overhead_s, max(0.0, request_s), 1.0)
+        return replace(self.calibration, scale=self.scale_of(self._measured.backlogs))
 
     def _group(self, policy: PolicyName, given: Calibration) -> SimulatedGroup:
         measured = self._measured
@@ -102,6 +127,32 @@ class Predictor:
             scheduler=scheduler_config(measured.case, policy),
             slab_bytes=report.slab_bytes,
         )
+
+
+def one_after_the_other(traces: Sequence[Trace]) -> Trace:
+    """One trace in which each begins when the one before is long over."""
+    starts_s = np.cumsum([0.0, *(trace.duration_s + PAUSE_S for trace in traces)])
+    arrivals_s = [trace.arrivals_s + start for trace, start in zip(traces, starts_s, strict=False)]
+    return Trace(
+        traces[0].names,
+        float(arrivals_s[-1][-1]),
+        np.concatenate(arrivals_s),
+        np.concatenate([trace.models for trace in traces]),
+        np.concatenate([trace.prompt_tokens for trace in traces]),
+        np.concatenate([trace.output_tokens for trace in traces]),
+    )
+
+
+def last_of(outcome: Outcome, trace: Trace) -> Outcome:
+    """The part of an outcome that is of its last requests, those of a trace."""
+    first = len(outcome.trace) - len(trace)
+    return Outcome(
+        trace,
+        outcome.ttft_s[first:],
+        outcome.e2e_s[first:],
+        outcome.num_tokens[first:],
+        outcome.groups[first:],
+    )
 
 
 def _cost(profile: Profile, weight_bytes: int, given: Calibration) -> ModelCost:

@@ -52,7 +52,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How one run went, beside its requests' times."""
+    """How one run went, beside its requests' times.
+
+    Where the group was busy for longer than predicted, something slowed the machine down.
+    """
 
     case: str
     policy: str
@@ -61,25 +64,33 @@ class Conditions:
     num_requests: int
     num_iterations: int
     predicted_iterations: int
+    busy_s: float
+    predicted_busy_s: float
     others_share: float
 
 
 def rows_of(measured: Measured, predictor: Predictor, run: Run) -> tuple[list[Row], Conditions]:
     """Predict a run, and compare."""
-    detail = predictor.predict(run.outcome.trace, run.policy)
+    predicted = predictor.predict(run)
     place = (measured.case.name, run.policy, run.load, run.seed)
     rows = []
     for title, name in TIMES:
-        pair = [getattr(outcome, name) for outcome in (run.outcome, detail.outcome)]
+        pair = [getattr(outcome, name) for outcome in (run.outcome, predicted.outcome)]
         rows.append(Row(*place, f"{title} mean", *(float(np.nanmean(times)) for times in pair)))
         p90 = (float(np.nanpercentile(times, 90.0)) for times in pair)
         rows.append(Row(*place, f"{title} P90", *p90))
     objectives = objectives_of(measured)
-    shares = (one.attainment(objectives) for one in (run.outcome, detail.outcome))
+    shares = (one.attainment(objectives) for one in (run.outcome, predicted.outcome))
     rows.append(Row(*place, "attainment", *shares))
-    predicted = detail.groups[0].num_iterations
-    size = len(run.outcome.trace)
-    return rows, Conditions(*place, size, run.num_iterations, predicted, run.others_share)
+    return rows, Conditions(
+        *place,
+        num_requests=len(run.outcome.trace),
+        num_iterations=run.num_iterations,
+        predicted_iterations=predicted.num_iterations,
+        busy_s=run.busy_s,
+        predicted_busy_s=predicted.busy_s,
+        others_share=run.others_share,
+    )
 
 
 def objectives_of(measured: Measured) -> tuple[Objectives, ...]:
@@ -119,12 +130,13 @@ def print_table(rows: Sequence[Row], conditions: Sequence[Conditions]) -> None:
     """Every figure of every run, and how the runs went."""
     header = ("CASE", "POLICY", "LOAD", "SEED", "FIGURE", "MEASURED", "PREDICTED", "ERROR")
     print(format_table(header, [row.cells for row in rows]))
-    header = (*header[:4], "REQUESTS", "ITERATIONS", "PREDICTED", "OTHERS ON THE CORE")
+    how = ("REQUESTS", "ITERATIONS", "PREDICTED", "BUSY S", "PREDICTED", "OTHERS")
     lines = []
     for one in conditions:
-        *known, share = asdict(one).values()
-        lines.append((*map(str, known), f"{100 * share:.1f} %"))
-    print("\n" + format_table(header, lines))
+        *known, busy_s, predicted_s, share = asdict(one).values()
+        cells = (*map(str, known), f"{busy_s:.1f}", f"{predicted_s:.1f}", f"{100 * share:.1f} %")
+        lines.append(cells)
+    print("\n" + format_table((*header[:4], *how), lines))
 
 
 def bars(rows: Sequence[Row]) -> Iterator[str]:

