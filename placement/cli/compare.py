@@ -20,22 +20,23 @@ def run(args: Namespace) -> int:
     with progress_bar(args.quiet) as progress:
         rows = compare_policies(inputs, args.policies, progress)
     table = Table("Policies", HEADER, tuple(_row(row, inputs.target) for row in rows))
-    seeds = inputs.workload.num_held_out
-    notes = (f"Held out: the mean of {seeds} workloads that no policy has seen.",)
+    seeds = max(row.held_out.num_seeds for row in rows)
+    notes = (f"Held out: the mean of workloads that no policy has seen; there are {seeds}.",)
     report = CompareReport(inputs.target, rows)
     give(Answer(f"Policies on {args.input}", report, (table,), notes), args)
     return 0
 
 
 def _row(row: PolicyRow, target: float) -> tuple[str | Cell, ...]:
-    held_out = row.held_out
+    held_out, ends = row.held_out, (units.MISSING, units.MISSING)
+    if held_out.num_seeds > 1:
+        ends = (units.percent(held_out.low), units.percent(held_out.high))
     return (
         row.policy,
         str(row.num_groups),
         str(row.num_replicas),
         units.percent(row.training),
         met(held_out.mean, target, units.percent(held_out.mean)),
-        units.percent(held_out.low),
-        units.percent(held_out.high),
+        *ends,
         units.seconds(row.seconds),
     )

@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fabric-plan: {error.message}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except ModuleNotFoundError as error:
+        # The base install is the client alone.
         print(f"fabric-plan: {error}; try: pip install 'llm-fabric[plan]'", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

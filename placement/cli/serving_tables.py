@@ -97,6 +97,8 @@ def plan_notes(report: PlanReport) -> tuple[str, ...]:
 
 def interval(value: Interval) -> str:
     """A mean, and where it lies with 95 % confidence."""
+    if value.num_seeds == 1:
+        return f"{units.percent(value.mean)} (of one workload)"
     low, high = units.percent(value.low), units.percent(value.high)
     return f"{units.percent(value.mean)} ({low} to {high}, {value.num_seeds} seeds)"
 

@@ -24,6 +24,7 @@ from placement.cli.serving_tables import (
     plan_notes,
 )
 from placement.cli.tables import Cell, Table, met, plain, print_tables
+from placement.planning.report import Interval
 from tests.unit.planner_answers import GROUPS, PLAN, SERVING
 
 TABLE = Table("Numbers", ("name", "count"), (("one", "1"), ("[twenty]", Cell("20", "red"))))
@@ -170,6 +171,12 @@ def test_notes_say_attainment_held_out_fewest_and_warnings():
     assert "has not seen 95.5% (94.0% to 97.0%, 5 seeds)" in text
     assert "6 x a100-80gb and 2 x l4, 22.18 an hour" in text
     assert "Warning: other: is in no group" in text
+
+
+def test_one_unseen_workload_has_no_interval():
+    one = replace(PLAN, held_out=Interval(0.9, 0.0, 1.0, 1))
+
+    assert "90.0% (of one workload)" in plan_notes(one)[0]
 
 
 def test_first_answer_says_that_there_is_a_thorough_one():

@@ -71,7 +71,8 @@ def draw_policies(rows: tuple[PolicyRow, ...], target: float) -> Figure:
     for row, policy in enumerate(rows):
         held_out = policy.held_out
         axes.barh(row, held_out.mean, color=BLUE, height=0.6, label="held out" if not row else "")
-        axes.plot([held_out.low, held_out.high], [row, row], color=INK, linewidth=1.4)
+        if held_out.num_seeds > 1:
+            axes.plot([held_out.low, held_out.high], [row, row], color=INK, linewidth=1.4)
         axes.plot(
             policy.training, row, "D", color="white", markeredgecolor=INK, markersize=5,
             label="" if row else "training",
