@@ -41,8 +41,8 @@ def depth_of(options: argparse.Namespace) -> Depth:
     """How much is measured."""
     seeds = tuple(range(1, options.seeds + 1))
     if options.quick:
-        return Depth(50, 24, 4, LOADS[-1:], POLICIES, seeds)
-    return Depth(options.requests, 48, 8, LOADS, POLICIES, seeds)
+        return Depth(60, 32, 3, 4, LOADS[-1:], POLICIES, seeds)
+    return Depth(options.requests, 48, 5, 8, LOADS, POLICIES, seeds)
 
 
 def measure(depth: Depth) -> list[Measured]:

@@ -24,10 +24,14 @@ CV = 1.0
 
 @dataclass(frozen=True)
 class Depth:
-    """How much is measured: requests of a run, of a backlog and alone; loads, policies, seeds."""
+    """How much is measured: requests of a run, of a backlog and alone; loads, policies, seeds.
+
+    ``num_backlogs`` are served before the runs, one after the other.
+    """
 
     num_requests: int
     num_backlog: int
+    num_backlogs: int
     num_idle: int
     loads: tuple[float, ...]
     policies: tuple[PolicyName, ...]
@@ -93,7 +97,9 @@ def measure_case(case: Case, folder: Path, depth: Depth) -> Measured:
         numbers = range(len(case.models))
         first = fabric.measure(backlog_of(case, depth.num_idle, 1))
         idle = tuple(_measure_idle(fabric, case, number, depth) for number in numbers)
-        backlogs = tuple(_measure_backlog(fabric, case, depth, seed) for seed in range(3))
+        backlogs = tuple(
+            _measure_backlog(fabric, case, depth, seed) for seed in range(depth.num_backlogs)
+        )
         found = Measured(case, profiles, report, first, idle, backlogs, ())
         return replace(found, runs=tuple(_measure_runs(fabric, found, depth)))
 

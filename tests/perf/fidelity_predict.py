@@ -61,9 +61,8 @@ class Predictor:
         self.calibration = self._calibrated()
 
     def predict(self, run: Run) -> Predicted:
-        """Serve a run's requests by the simulated group, after all backlogs and its own."""
-        before = (*self._measured.backlogs, run.warm_up)
-        history = (self._measured.first.trace, *(one.trace for one in before))
+        """Serve a run's requests by the simulated group, after those that came right before."""
+        history = (run.warm_up.trace,)
         return self._simulate(run.outcome.trace, run.policy, self.calibration, history)
 
     def scale_of(self, backlogs: Sequence[Outcome]) -> float:
