@@ -63,7 +63,8 @@ def headroom(planning: Planning, progress: Progress) -> Headroom:
 def _settings(planning: Planning) -> SearchSettings:
     """Each of many searches gets no more than one alone would."""
     work = min(suitable_work(planning.problem), POINT_SETTINGS.max_work or MAX_WORK)
-    return replace(POINT_SETTINGS, max_work=work, seed=planning.situation.inputs.search.seed)
+    seed = planning.situation.inputs.search.seed
+    return replace(POINT_SETTINGS, max_work=work, seed=seed, hosts_all=True)
 
 
 def _number(answer: Answer | None) -> float | None:

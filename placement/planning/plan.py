@@ -80,7 +80,9 @@ def run_search(planning: Planning, progress: Report) -> SearchResult:
     def tell(state: Progress) -> None:
         progress(f"searching, {max(0.0, state.value):.1%} attained", state.share)
 
-    settings = SearchSettings(max_seconds=wished.budget_s, seed=wished.seed, beam=wished.beam)
+    settings = SearchSettings(
+        max_seconds=wished.budget_s, seed=wished.seed, beam=wished.beam, hosts_all=True
+    )
     return search(planning.problem, settings, report=tell)
 
 
@@ -131,7 +133,9 @@ def _warnings(planning: Planning, placement: Placement) -> tuple[str, ...]:
     hosted = {model for group in placement.groups for model in group.models}
     for number, name in enumerate(situation.names):
         if number not in hosted:
-            found.append(f"{name} is in no group: it would bring down the attainment of others")
+            found.append(
+                f"{name} is in no group: no placement was found that has room for all models"
+            )
     if planning.num_cut:
         found.append(
             f"{planning.num_cut} of {len(planning.training)} requests are longer than their "

@@ -27,12 +27,15 @@ class Standing:
 class Scorers:
     """Scores by all requests, and by consecutive slices of them, which take turns."""
 
-    def __init__(self, problem: Problem, num_threads: int | None = None) -> None:
+    def __init__(
+        self, problem: Problem, num_threads: int | None = None, *, hosts_all: bool = False
+    ) -> None:
         requests, times = problem.requests, problem.times
-        self.all = Scorer(requests, times, num_threads)
+        self.all = Scorer(requests, times, num_threads, hosts_all=hosts_all)
         number = max(1, len(requests.arrivals_s) // SLICE_REQUESTS)
         parts = slices(requests, number) if number > 1 else []
-        self.slices = [Scorer(part, times, num_threads) for part in parts] or [self.all]
+        scorers = [Scorer(part, times, num_threads, hosts_all=hosts_all) for part in parts]
+        self.slices = scorers or [self.all]
 
     @property
     def work(self) -> int:

@@ -22,15 +22,23 @@ class Scorer(RequestSimulator):
     """Values of placements: all of a batch see the same requests, and equal islands run once.
 
     A value is attainment, less the mean latency in units of 10^4 s, and 10^-6 for each replica:
-    these only decide between placements that attain as much.
+    these only decide between placements that attain as much. With ``hosts_all``, each model that
+    no group hosts costs as much as all requests: attainment alone would leave out large models
+    that few ask for.
 
     Source: AlpaServe (Li et al., OSDI 2023), section 4.2, and its code for the tie-breaks.
     """
 
     def __init__(
-        self, requests: KindRequests, times: ServiceTimes, num_threads: int | None = None
+        self,
+        requests: KindRequests,
+        times: ServiceTimes,
+        num_threads: int | None = None,
+        *,
+        hosts_all: bool = False,
     ) -> None:
         super().__init__(requests, times)
+        self._hosts_all = hosts_all
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
         self._native = _native.Scorer(self.problem, self._num_threads, MAX_REMEMBERED)
         self._num_all = max(1, len(requests.arrivals_s))
@@ -63,7 +71,14 @@ class Scorer(RequestSimulator):
         num_met, latency_s = self._native.score(*self._flat(candidates))
         mean_s = latency_s / np.maximum(1, num_met)
         replicas = np.array([sum(len(group.models) for group in one) for one in candidates])
-        return num_met / self._num_all - LATENCY_WEIGHT * mean_s + REPLICA_WEIGHT * replicas
+        values = num_met / self._num_all - LATENCY_WEIGHT * mean_s + REPLICA_WEIGHT * replicas
+        if self._hosts_all:
+            values -= [self._num_left_out(groups) for groups in candidates]
+        return values
+
+    def _num_left_out(self, groups: Sequence[Group]) -> int:
+        hosted = {model for group in groups for model in group.models}
+        return len(self._model_requests) - len(hosted)
 
     def value(self, groups: Sequence[Group]) -> float:
         """The value of one placement."""

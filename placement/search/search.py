@@ -40,7 +40,8 @@ class SearchSettings:
 
     ``max_work`` is in requests replayed, so that results don't depend on the machine; None takes
     what suits the problem. ``max_seconds`` stops earlier, and then they do. ``beam`` is the width
-    of beam searches; these are left out where they would take long.
+    of beam searches; these are left out where they would take long. ``hosts_all``: no model may be
+    left out for the sake of others, as far as there is room.
     """
 
     max_work: int | None = None
@@ -48,6 +49,7 @@ class SearchSettings:
     seed: int = 0
     beam: int = 3
     num_threads: int | None = None
+    hosts_all: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,7 +137,7 @@ def search(
         raise ConfigError("a search needs requests to train on")
     for groups in starts:
         problem.check(groups)
-    scorers = Scorers(problem, settings.num_threads)
+    scorers = Scorers(problem, settings.num_threads, hosts_all=settings.hosts_all)
     max_work = settings.max_work or suitable_work(problem)
     effort = _Effort(scorers, max_work, settings.max_seconds, report)
     found = _Search(problem, scorers, effort, settings).run(starts)

@@ -147,6 +147,25 @@ def test_uneven_groups_are_found_where_they_are_better():
     assert result.value > Scorer(requests, times).value(FastHeuristic().place(problem))
 
 
+def test_a_large_model_that_few_ask_for_is_hosted_if_all_must_be():
+    requests = poisson([4.0, 4.0, 4.0, 0.05], [0.5, 0.5, 0.5, 40.0])
+    # The large one needs all four devices, where the small ones would then wait for it.
+    times = pipelines([0.2, 0.2, 0.2, 8.0], [1.0, 1.0, 1.0, 36.0])
+    tight = Problem.of_one_type(requests, times, 4)
+    hosted = {
+        hosts_all: {
+            model
+            for group in search(
+                tight, SearchSettings(max_work=1_000_000, hosts_all=hosts_all)
+            ).groups
+            for model in group.models
+        }
+        for hosts_all in (False, True)
+    }
+    assert 3 not in hosted[False]
+    assert 3 in hosted[True]
+
+
 def test_types_of_devices_are_counted_apart():
     latency_s = [0.1, 0.1, 0.2]
     requests = poisson([4.0, 4.0, 2.0], [0.4, 0.4, 0.8])
