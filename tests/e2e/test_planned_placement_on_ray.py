@@ -43,7 +43,7 @@ def planning_input(source: Path, group_size: int) -> dict[str, object]:
         ],
         "workload": {"duration_s": 30, "lengths": {"prompt": 20, "output": 20}, "num_held_out": 2},
         "search": {"group_sizes": [group_size], "budget_s": 2},
-        "serving": {"max_num_seqs": 8, "max_num_batched_tokens": 128},
+        "serving": {"max_num_seqs": 8, "max_num_batched_tokens": 128, "num_threads": 1},
     }
 
 
