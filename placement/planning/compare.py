@@ -92,7 +92,7 @@ def place(planning: Planning, name: str) -> Placed:
     """What a policy decides by the training requests."""
     start_s = time.perf_counter()
     if name == OURS:
-        found = run_search(planning, lambda what, done: None)
+        found = run_search(planning, lambda what, done: None, hosts_all=False)
         return Placed(found.groups, found.attainment, time.perf_counter() - start_s)
     problem = planning.problem
     groups = POLICIES[name](problem).place(problem)

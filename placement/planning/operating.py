@@ -12,6 +12,8 @@ STEP_MARGIN = 0.7
 # Without an objective for each token: batches grow until a step takes so many times the least.
 MAX_SLOWDOWN = 2.0
 CROWDING = 2.0
+# Those that come in one burst share their steps, however rare bursts are.
+LEAST_AT_ONCE = 8
 NUM_ROUNDS = 4
 
 
@@ -69,7 +71,8 @@ def operating_point(
 
     It is no more than those steps and the memory allow, and no more than there are sequences at
     once when all of the model's requests come here and stay ``CROWDING`` times as long as they
-    would alone: a step for two sequences takes almost as much of a device as one for twenty.
+    would alone, but at least ``LEAST_AT_ONCE``: a step for two sequences takes almost as much of
+    a device as one for twenty.
 
     Args:
         cost: Of the model on the group.
@@ -110,10 +113,10 @@ def _largest(is_allowed: Callable[[int], bool], room: int) -> int:
 def _num_at_once(cost: ModelCost, demands: Demands, most: int) -> int:
     """Sequences at once (Little's law), which depends on how long their own batch keeps them."""
     prefill_s = cost.profile.prefill_s(round(demands.prompt_tokens)) + cost.overhead_s
-    size = 1
+    size = least = min(LEAST_AT_ONCE, most)
     for _ in range(NUM_ROUNDS):
         steps_s = max(0.0, demands.output_tokens - 1.0) * step_s(cost, size, demands.mean_context)
-        size = max(1, min(most, round(CROWDING * demands.rate_per_s * (prefill_s + steps_s))))
+        size = max(least, min(most, round(CROWDING * demands.rate_per_s * (prefill_s + steps_s))))
     return size
 
 

@@ -73,15 +73,22 @@ def make_plan(inputs: PlanInput, asked: Asked, progress: Report) -> PlanReport:
     )
 
 
-def run_search(planning: Planning, progress: Report) -> SearchResult:
-    """The search that an input asks for."""
+def run_search(planning: Planning, progress: Report, *, hosts_all: bool = True) -> SearchResult:
+    """The search that an input asks for.
+
+    Args:
+        planning: What to place.
+        progress: Told how far the search is.
+        hosts_all: Whether no model may be left out for the sake of others; policies that ours is
+            compared with leave some out.
+    """
     wished = planning.situation.inputs.search
 
     def tell(state: Progress) -> None:
         progress(f"searching, {max(0.0, state.value):.1%} attained", state.share)
 
     settings = SearchSettings(
-        max_seconds=wished.budget_s, seed=wished.seed, beam=wished.beam, hosts_all=True
+        max_seconds=wished.budget_s, seed=wished.seed, beam=wished.beam, hosts_all=hosts_all
     )
     return search(planning.problem, settings, report=tell)
 

@@ -13,7 +13,7 @@ from fabric.core.request import Objectives
 from placement.cost.model import ModelCost
 from placement.devices import GroupConfig
 from placement.groups import Group
-from placement.planning.operating import Demands, kv_bytes, operating_point
+from placement.planning.operating import LEAST_AT_ONCE, Demands, kv_bytes, operating_point
 from placement.planning.service_times import (
     GroupLimits,
     PlannedModel,
@@ -64,10 +64,10 @@ def times_of(
     costs: Mapping[GroupConfig, ModelCost | None] | None = None,
     budget_bytes: int = ROOM,
 ) -> tuple[PlannedModel, ServiceTimes]:
-    """Times of a model that is asked for rarely on one kind of group."""
+    """Times of a model whose requests run one at a time."""
     model = PlannedModel("a", Demands(0.01, PROMPT, OUTPUT, 200), objectives)
     known = costs or {SINGLE: COST}
-    limits = [GroupLimits(budget_bytes, MOST)] * len(known)
+    limits = [GroupLimits(budget_bytes, 1)] * len(known)
     return model, service_times(FixedCosts(known), list(known), [model], kinds, limits)
 
 
@@ -174,13 +174,13 @@ def test_batch_is_no_larger_than_memory_and_scheduler_allow():
     assert (tight.batch, few.batch) == (5, 3)
 
 
-def test_batch_is_no_larger_than_the_requests_that_come():
+def test_batch_is_no_larger_than_a_burst_of_the_requests_that_come():
     rare = replace(BUSY, rate_per_s=0.1)
 
     point = operating_point(COST, rare, Objectives(tpot_s=10.0), ROOM, MOST)
 
     assert point is not None
-    assert point.batch == 1
+    assert point.batch == LEAST_AT_ONCE
 
 
 def test_overhead_of_iterations_counts_in_steps():
