@@ -12,7 +12,7 @@ INPUTS := pyproject.toml setup.py $(shell find protos kernels/cpu/csrc fabric/pa
 RUNNABLE := $(firstword $(wildcard $(VENV)/.dev-installed) $(VENV)/.serve-installed)
 
 BENCHMARKS := router engine collectives control parallel paging batching scheduling \
-	two_models multiplexing alpaserve placement_search parallelize aiconfigurator simulator fidelity
+	two_models multiplexing alpaserve placement_search parallelize aiconfigurator simulator fidelity first_answer
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo serve test check bench proto clean
