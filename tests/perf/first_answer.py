@@ -1,6 +1,6 @@
 """How long a user waits for the planner: whole processes, from the command line to the last table.
 
-Run: python tests/perf/first_answer.py [--repeats 7] [--input deploy/plan.yaml] [--json OUT]. Commands
+Run: python tests/perf/first_answer.py [--repeats 7] [--input FILE] [--json OUT]. Commands
 take turns, so that what else the machine does hits all of them.
 """
 
