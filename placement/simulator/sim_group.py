@@ -71,7 +71,7 @@ def build_group(group: SimulatedGroup) -> BuiltGroup:
             kv,
             frozenset(),
             model.max_model_len,
-            model.cost.profile,
+            model.profile,
             host.block_bytes,
         )
         for model, kv, host in zip(group.models, managers, hosted, strict=True)
@@ -138,7 +138,7 @@ def _served(
     hosted: HostedModel, group: SimulatedGroup, residency: Residency, number: int
 ) -> ServedModel:
     """What routers are told of a model."""
-    card, profile = hosted.card, group.models[number].cost.profile
+    card, profile = hosted.card, group.models[number].profile
     fetch_s, load_s = residency.expected_s(number)
     pace = ServicePace(profile.prefill, profile.decode, load_s, fetch_s)
     limits = RequestLimits(card.max_model_len, card.vocab_size)

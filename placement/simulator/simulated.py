@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from fabric.core.errors import ConfigError
 from fabric.core.plan import ModelShare, ParallelConfig
+from fabric.core.profile import Profile
 from fabric.core.request import Objectives
 from fabric.router.policy import RoutingName
 from fabric.scheduler.settings import SchedulerConfig
@@ -13,11 +14,21 @@ from placement.simulator.outcome import Outcome
 
 @dataclass(frozen=True, slots=True)
 class SimulatedModel:
-    """A model that a group hosts, and what it costs there."""
+    """A model that a group hosts, and what it costs there.
+
+    ``believed`` is the profile that scheduler and router go by, if not the cost's: a device may
+    be slower than when it was measured.
+    """
 
     share: ModelShare
     cost: ModelCost
     max_model_len: int
+    believed: Profile | None = None
+
+    @property
+    def profile(self) -> Profile:
+        """What scheduler and router go by."""
+        return self.believed or self.cost.profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,10 @@ class Predictor:
         measured = self._measured
         models = tuple(
             SimulatedModel(
-                ModelShare(name), _cost(profile, weights.weight_bytes, given), MAX_MODEL_LEN
+                ModelShare(name),
+                _cost(profile, weights.weight_bytes, given),
+                MAX_MODEL_LEN,
+                believed=profile,
             )
             for name, profile, weights in zip(
                 measured.case.models, measured.profiles, measured.report.models, strict=True
