@@ -34,7 +34,10 @@ def run(args: Namespace) -> int:
         )
     tables = tuple(_table(item, inputs.target) for item in sweeps)
     report = CapacityReport(inputs.target, sweeps)
-    notes = ("Attainment is of requests that the search has not seen.",)
+    notes = (
+        "Attainment is of requests that the search has not seen, request by request; late ones "
+        "are refused.",
+    )
     give(Answer(f"Capacity of {args.input}", report, tables, notes), args)
     return 0
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from fabric.core.errors import ConfigError
+from placement.catalog import device
 from placement.config.models import ModelSection, ObjectivesSection
 from placement.config.schema import PlanInput
 from placement.config.workload import TraceFormat, TraceSection, WorkloadSection
@@ -32,8 +33,11 @@ def changed(inputs: PlanInput, quantity: str, value: float) -> PlanInput:
         ConfigError: There is no such quantity, or it can't have that value.
     """
     types = [device.type for device in inputs.devices]
-    allowed = (*QUANTITIES, *types)
-    if quantity not in allowed:
+    # Tables show the catalog's name of what an input may call by another one.
+    spellings = {_catalog_name(inputs, name): name for name in types}
+    quantity = spellings.get(quantity, quantity)
+    if quantity not in (*QUANTITIES, *types):
+        allowed = (*QUANTITIES, *types)
         raise ConfigError(f"{quantity}: can't be changed; allowed: {', '.join(allowed)}")
     if not value > 0:
         raise ConfigError(f"{quantity} is {value:g}; more than 0 is needed")
@@ -45,6 +49,10 @@ def changed(inputs: PlanInput, quantity: str, value: float) -> PlanInput:
     if quantity == "slo":
         return _with_objectives(inputs, value)
     return _with_devices(inputs, types[0] if quantity == "devices" else quantity, value, quantity)
+
+
+def _catalog_name(inputs: PlanInput, name: str) -> str:
+    return name if name in inputs.device_types else device(name).name
 
 
 def sweepable(inputs: PlanInput) -> tuple[str, ...]:

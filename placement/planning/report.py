@@ -29,9 +29,10 @@ class Percentiles:
 class ModelReport:
     """How one model would be served.
 
-    ``groups`` host it. Attainment is the share of all its requests, refused ones included, that
-    have all ``objectives`` met; ``unloaded`` would be its time to the first token and for each
-    one after it if it were alone; ``cost_source`` says where its times come from.
+    ``rate_per_s`` is that of the whole workload, and ``groups`` host the model. Attainment is the
+    share of all its requests, refused ones included, that have all ``objectives`` met;
+    ``unloaded`` would be its time to the first token and for each one after it if it were alone;
+    ``cost_source`` says where its times come from.
     """
 
     model: str

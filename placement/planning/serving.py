@@ -161,7 +161,7 @@ def _model_report(
     met = int(_is_met(situation, outcome)[own].sum())
     return ModelReport(
         model=model.name,
-        rate_per_s=count / trace.duration_s,
+        rate_per_s=model.demands.rate_per_s,
         groups=tuple(group_name(i) for i in hosts),
         objectives=model.objectives,
         unloaded_ttft_s=alone.ttft_s,
