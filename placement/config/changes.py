@@ -52,7 +52,11 @@ def changed(inputs: PlanInput, quantity: str, value: float) -> PlanInput:
 
 
 def _catalog_name(inputs: PlanInput, name: str) -> str:
-    return name if name in inputs.device_types else device(name).name
+    """What tables call a type; a name that is not known is told of where devices are looked up."""
+    try:
+        return name if name in inputs.device_types else device(name).name
+    except ConfigError:
+        return name
 
 
 def sweepable(inputs: PlanInput) -> tuple[str, ...]:
