@@ -1,6 +1,8 @@
 """Reads a model's sizes from the config.json of its checkpoint."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from fabric.core.errors import ConfigError
 from placement.shape import Bias, ModelShape
@@ -9,6 +11,25 @@ Raw = Mapping[str, object]
 
 LLAMA_LIKES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "smollm3")
 DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
+
+
+def shape_from_file(path: Path, name: str) -> ModelShape:
+    """A model's sizes, from the config.json at a path.
+
+    Args:
+        path: The file.
+        name: What the model is called.
+
+    Raises:
+        ConfigError: It can't be read, or :func:`shape_from_hf` refuses it.
+    """
+    try:
+        tree = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds {type(tree).__name__}; an object is needed")
+    return shape_from_hf(tree, name)
 
 
 def shape_from_hf(config: Raw, name: str) -> ModelShape:

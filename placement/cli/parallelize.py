@@ -1,13 +1,12 @@
 """``fabric-plan parallelize``: all ways to cut one model over devices that are worth having."""
 
-import json
 import time
 from argparse import Namespace
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fabric.core.errors import ConfigError
-from placement.catalog import device, shape, shape_from_hf
+from placement.catalog import device, shape, shape_from_file
 from placement.cli import units
 from placement.cli.output import Answer, give
 from placement.cli.progress import progress_bar
@@ -67,13 +66,7 @@ def _shape(name: str) -> ModelShape:
     path = Path(name)
     if path.suffix != ".json":
         return shape(name)
-    try:
-        tree = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds {type(tree).__name__}; an object is needed")
-    return shape_from_hf(tree, path.parent.name or path.stem)
+    return shape_from_file(path, path.parent.name or path.stem)
 
 
 def _phases(args: Namespace) -> tuple[Phase, Phase]:

@@ -1,14 +1,12 @@
 """What a planner's input stands for: devices, configurations, models, their costs and limits."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import Objectives
-from placement.catalog import device, shape, shape_from_hf
+from placement.catalog import device, shape, shape_from_file
 from placement.catalog.hf import DTYPE_BITS
 from placement.config.models import ModelSection
 from placement.config.schema import PlanInput
@@ -121,7 +119,7 @@ def shape_of(section: ModelSection) -> ModelShape | None:
         ConfigError: The catalog doesn't have it, or its config.json is wrong.
     """
     if section.config is not None:
-        found = shape_from_hf(_read_json(section.config), section.id)
+        found = shape_from_file(section.config, section.id)
     elif section.shape is not None:
         found = shape(section.shape)
     else:
@@ -133,16 +131,6 @@ def shape_of(section: ModelSection) -> ModelShape | None:
         weight_bits=section.weight_bits or served_bits or found.weight_bits,
         kv_bits=section.kv_bits or served_bits or found.kv_bits,
     )
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        tree = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds {type(tree).__name__}; an object is needed")
-    return tree
 
 
 def _max_model_len(section: ModelSection, found: ModelShape | None) -> int:
