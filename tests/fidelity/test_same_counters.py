@@ -4,13 +4,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+import yaml
 
-from fabric.cli.launch import launched
 from fabric.client import AsyncClient
 from fabric.core.request import LoadReport
 from placement.simulator.iteration_level import RouterModel, simulate_in_detail
 from placement.workload.trace import Trace
+from tests.e2e.live_fabric import serving
 from tests.fidelity.twins import config_of, requests_of, twin_of
 
 pytestmark = pytest.mark.ray
@@ -43,7 +43,10 @@ def test_simulator_counts_the_iterations_and_tokens_of_a_fabric(
     limits = {"kv_cache": "4MB", "max_num_batched_tokens": 32}
     config = config_of(stories_path, MODELS, tmp_path, **limits)
     trace = requests_of(MODELS, 12, gap_s=10.0)
-    with launched(config, Console(quiet=True)) as target:
+    path = tmp_path / "fabric.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    # In a process of its own: other tests' Ray may be in this one.
+    with serving(path) as (target, _):
         load = asyncio.run(ask_one_after_the_other(target, trace))
     figures = simulate_in_detail([twin_of(config, load)], trace, RouterModel()).groups[0]
     assert (figures.num_iterations, figures.num_tokens) == (load.num_steps, load.num_tokens)
