@@ -2,7 +2,8 @@
 
 Calibrated are three things, as AlpaServe's controller and simulator do it: the seconds that router
 and client add to a request and each iteration's overhead beside its profiled time, both from
-requests that were alone; and one scale for all of the group's profiled times, from backlogs.
+requests that were alone; and one scale for all of the group's profiled times, from the backlog that
+was served right before each run, since a shared machine is not as fast all the time.
 
 Source: AlpaServe (Li et al., OSDI 2023), section 5; its controller scales profiled latencies by
 what warm-up runs took.
@@ -63,7 +64,14 @@ class Predictor:
     def predict(self, run: Run) -> Predicted:
         """Serve a run's requests by the simulated group, after those that came right before."""
         history = (run.warm_up.trace,)
-        return self._simulate(run.outcome.trace, run.policy, self.calibration, history)
+        given = replace(self.calibration, scale=self._scale_before(run))
+        return self._simulate(run.outcome.trace, run.policy, given, history)
+
+    def _scale_before(self, run: Run) -> float:
+        """The scale by the run's own warm-up: a shared machine is not as fast all the time."""
+        plain = replace(self.calibration, scale=1.0)
+        expected = self._simulate(run.warm_up.trace, run.policy, plain).outcome
+        return makespan_s(run.warm_up) / makespan_s(expected)
 
     def scale_of(self, backlogs: Sequence[Outcome]) -> float:
         """What served backlogs took, by what they are predicted to take: the median."""
