@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from fabric.config.whole import FabricConfig
 from fabric.core.errors import ConfigError
+from fabric.core.overrides import put_override
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> FabricConfig:
@@ -21,7 +22,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> FabricConfig:
     """
     tree = parse_yaml(read_text(path), str(path))
     for override in overrides:
-        _override(tree, override)
+        put_override(tree, override, _value)
     return parse_config(tree, str(path))
 
 
@@ -71,29 +72,8 @@ def parse_yaml(text: str, origin: str) -> dict[str, object]:
     return tree
 
 
-def _override(tree: object, override: str) -> None:
-    path, equals, text = override.partition("=")
-    keys = path.split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {override}: expected a.b=value")
-    node = tree
-    for key in keys[:-1]:
-        node = _child(node, key, override)
+def _value(text: str) -> object:
     try:
-        value = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {text!r} is not YAML") from error
-    if isinstance(node, dict):
-        node[keys[-1]] = value
-    elif isinstance(node, list) and keys[-1].isdecimal() and int(keys[-1]) < len(node):
-        node[int(keys[-1])] = value
-    else:
-        raise ConfigError(f"--set {override}: {keys[-1]!r} is not a place in the file")
-
-
-def _child(node: object, key: str, override: str) -> object:
-    if isinstance(node, dict):
-        return node.setdefault(key, {})
-    if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-        return node[int(key)]
-    raise ConfigError(f"--set {override}: {key!r} is not a place in the file")
+        raise ValueError(str(error)) from error

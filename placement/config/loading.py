@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fabric.core.errors import ConfigError
+from fabric.core.overrides import put_override
 from placement.config.schema import PlanInput
 from placement.config.values import FOLDER, UNKNOWN_KEY
 
@@ -27,7 +28,7 @@ def load_input(path: Path, overrides: tuple[str, ...] = ()) -> PlanInput:
     """
     tree = read_yaml(path)
     for override in overrides:
-        _override(tree, override)
+        put_override(tree, override, _value)
     return parse_input(tree, str(path), path.parent)
 
 
@@ -90,29 +91,8 @@ def _parse_yaml(text: str, origin: str) -> dict[str, object]:
     return tree
 
 
-def _override(tree: object, override: str) -> None:
-    path, equals, text = override.partition("=")
-    keys = path.split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {override}: expected a.b=value")
+def _value(text: str) -> object:
     try:
-        value = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {text!r} is not YAML") from error
-    node = tree
-    for key in keys[:-1]:
-        node = _child(node, key, override)
-    if isinstance(node, dict):
-        node[keys[-1]] = value
-    elif isinstance(node, list) and keys[-1].isdecimal() and int(keys[-1]) < len(node):
-        node[int(keys[-1])] = value
-    else:
-        raise ConfigError(f"--set {override}: {keys[-1]!r} is not a place in the file")
-
-
-def _child(node: object, key: str, override: str) -> object:
-    if isinstance(node, dict):
-        return node.setdefault(key, {})
-    if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
-        return node[int(key)]
-    raise ConfigError(f"--set {override}: {key!r} is not a place in the file")
+        raise ValueError(str(error)) from error

@@ -15,6 +15,7 @@ from fabric.engine.settings import WorkerSettings
 from fabric.engine.worker import Worker
 from fabric.kv.transfer import BlockOrders, ParkingSpace, TransferResult, WorkerOrders
 from fabric.scheduler.output import SchedulerOutput, StepResult
+from placement.simulator.iteration_time import iteration_s
 
 
 class TimedExecutor(LocalExecutor):
@@ -103,18 +104,3 @@ class ProfiledExecutor:
             start_s = max(now_s, self._moving[-1][0]) if self._moving else now_s
             result = TransferResult(transfer.number, "", num_bytes, start_s - now_s, copy_s)
             self._moving.append((start_s + copy_s, result))
-
-
-def iteration_s(profile: Profile, output: SchedulerOutput) -> float:
-    """Seconds of an iteration by the profile: its decodes together, then each prompt's share."""
-    shortest_s, seconds = profile.min_iteration_s, 0.0
-    decodes = [item for item in output.scheduled if item.num_new_tokens == 1]
-    for item in output.scheduled:
-        if item.num_new_tokens > 1:
-            end = item.num_computed_tokens + item.num_new_tokens
-            before_s = profile.prefill_s(max(item.num_computed_tokens, 1))
-            seconds += profile.prefill_s(end) - before_s
-    if decodes:
-        context = sum(item.num_computed_tokens + 1 for item in decodes) // len(decodes)
-        shortest_s = profile.decode_s(len(decodes), context)
-    return shortest_s + seconds
