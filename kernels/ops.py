@@ -10,6 +10,7 @@ Shapes use docs/glossary.md. KV of one model lives in a 6-D tensor
 first dimension may have any stride, so that several models can share one arena.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +55,76 @@ class RaggedBatch:
     query_start: Tensor
     context_lens: Tensor
     block_tables: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """What all layers of a decoder share.
+
+    Attributes:
+        num_heads: Query heads of this rank; ``num_kv_heads`` likewise.
+        num_kv_heads: See above.
+        head_dim: Of queries, keys and values.
+        norm_eps: Of both norms of a layer.
+        cos_sin: ``[max_model_len, head_dim]`` float32, see :meth:`Backend.rope`.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    cos_sin: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """One decoder layer's parameters: attention, then a gated MLP, each after a norm.
+
+    Attributes:
+        input_norm: ``[hidden_size]``.
+        qkv: To ``(num_heads + 2 * num_kv_heads) * head_dim``: queries, keys, values.
+        qkv_bias: As wide as ``qkv``'s output; None: none.
+        output: From ``num_heads * head_dim`` to hidden_size.
+        mlp_norm: ``[hidden_size]``.
+        gate_up: To ``2 * intermediate_size``: gate, then up.
+        down: From ``intermediate_size`` to hidden_size.
+    """
+
+    input_norm: Tensor
+    qkv: PackedLinear
+    qkv_bias: Tensor | None
+    output: PackedLinear
+    mlp_norm: Tensor
+    gate_up: PackedLinear
+    down: PackedLinear
+
+
+class DecoderLayer(Protocol):
+    """One layer, ready to run; each half ends where tensor ranks sum their outputs.
+
+    ``residual`` is ``[num_tokens, hidden_size]``, updated in place; ``x``, what a half before this
+    one returned, is added to it first.
+    """
+
+    def attention(
+        self, x: Tensor | None, residual: Tensor, batch: RaggedBatch, kv_cache: Tensor
+    ) -> Tensor:
+        """Norm, queries/keys/values, rope, storing keys and values, attention, output.
+
+        Args:
+            x: ``[num_tokens, hidden_size]``; None before the first layer.
+            residual: See the class.
+            batch: See :class:`RaggedBatch`.
+            kv_cache: See the module; written in place.
+
+        Returns:
+            ``[num_tokens, hidden_size]``, a new tensor.
+        """
+        ...
+
+    def mlp(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Norm, gate and up, activation, down; arguments and result as of :meth:`attention`."""
+        ...
 
 
 class Backend(Protocol):
@@ -162,5 +233,37 @@ class Backend(Protocol):
             ShapeError: The caches' blocks differ in shape or dtype.
 
         Source: vLLM (Kwon et al., SOSP 2023), section 4.4, copy-on-write.
+        """
+        ...
+
+    def decoder_layer(
+        self, shape: DecoderShape, weights: DecoderWeights, index: int
+    ) -> DecoderLayer:
+        """Prepare a layer; ``index`` is its place in ``kv_cache``.
+
+        Its values are those of the operations above called one after the other, rounding included.
+
+        Raises:
+            ShapeError: The parameters don't fit each other.
+        """
+        ...
+
+    def run_layers(
+        self,
+        layers: Sequence[DecoderLayer],
+        hidden: Tensor,
+        batch: RaggedBatch,
+        kv_cache: Tensor,
+    ) -> Tensor:
+        """Run layers of this backend one after the other, without sums over ranks.
+
+        Args:
+            layers: In order.
+            hidden: ``[num_tokens, hidden_size]``; may be overwritten.
+            batch: See :class:`RaggedBatch`.
+            kv_cache: See the module; written in place.
+
+        Returns:
+            ``[num_tokens, hidden_size]``: the residual after the last layer.
         """
         ...

@@ -1,9 +1,20 @@
 """The operations in plain torch, for any device: what the other backends must compute."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from kernels.ops import PLAIN, PackedLinear, RaggedBatch, ShapeError
+from kernels.composed import ComposedLayer, run_layers
+from kernels.ops import (
+    PLAIN,
+    DecoderLayer,
+    DecoderShape,
+    DecoderWeights,
+    PackedLinear,
+    RaggedBatch,
+    ShapeError,
+)
 
 
 class ReferenceBackend:
@@ -96,6 +107,22 @@ class ReferenceBackend:
         target[pairs[:, 1].to(target.device)] = source[pairs[:, 0].to(source.device)].to(
             target.device
         )
+
+    def decoder_layer(
+        self, shape: DecoderShape, weights: DecoderWeights, index: int
+    ) -> DecoderLayer:
+        """The operations above, one after the other."""
+        return ComposedLayer(self, shape, weights, index)
+
+    def run_layers(
+        self,
+        layers: Sequence[DecoderLayer],
+        hidden: Tensor,
+        batch: RaggedBatch,
+        kv_cache: Tensor,
+    ) -> Tensor:
+        """Layer by layer."""
+        return run_layers(layers, hidden, batch, kv_cache)
 
 
 def _gather_kv(

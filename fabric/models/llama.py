@@ -1,6 +1,9 @@
 """The Llama family: LLaMA, Llama 2 and 3, SmolLM2, Qwen2, and whatever has their shape.
 
-Source: Touvron et al., 2023 (LLaMA; Llama 2); grouped queries: Ainslie et al., EMNLP 2023;
+Ranks of a stage have Megatron's pairs of linear layers: the first cut by output features, the
+second by input features, and one all-reduce after it.
+
+Source: Touvron et al., 2023 (LLaMA; Llama 2); Megatron-LM (Shoeybi et al., 2019), section 3; grouped queries: Ainslie et al., EMNLP 2023;
 biases of queries, keys and values: Qwen2 (Yang et al., 2024), section 2.2.
 """
 
@@ -9,7 +12,7 @@ from torch import Tensor
 
 from fabric.models.checkpoint import Checkpoint
 from fabric.models.config import ModelConfig
-from fabric.models.llama_parts import LlamaLayer, LlamaParts
+from fabric.models.llama_parts import LlamaParts
 from fabric.models.llama_weights import HEAD, parameter_groups, weights_of
 from fabric.models.model import RankPart
 from fabric.models.parameters import CheckpointWeights, ParameterGroup, WeightSource
@@ -17,7 +20,7 @@ from fabric.models.progress import Progress
 from fabric.models.rope import cos_sin_table
 from fabric.models.shard import Shard
 from fabric.models.weights import check_weights
-from kernels.ops import Backend, RaggedBatch
+from kernels.ops import Backend, DecoderShape, RaggedBatch
 
 
 class LlamaForCausalLM:
@@ -45,13 +48,18 @@ class LlamaForCausalLM:
         self.shard = part.shard
         self._backend = backend
         self._dtype = dtype
-        self._num_heads = len(self.shard.heads(config))
+        self._group = part.group
         self._num_kv_heads = len(self.shard.kv_heads(config))
-        self._scale = config.head_dim**-0.5
-        self._cos_sin = cos_sin_table(
-            config.rope, config.head_dim, max_model_len or config.max_position_embeddings
+        shape = DecoderShape(
+            num_heads=len(self.shard.heads(config)),
+            num_kv_heads=self._num_kv_heads,
+            head_dim=config.head_dim,
+            norm_eps=config.rms_norm_eps,
+            cos_sin=cos_sin_table(
+                config.rope, config.head_dim, max_model_len or config.max_position_embeddings
+            ),
         )
-        self._parts = LlamaParts(config, part, backend)
+        self._parts = LlamaParts(config, part, backend, shape)
 
     @staticmethod
     def parameter_groups(config: ModelConfig, shard: Shard) -> tuple[ParameterGroup, ...]:
@@ -108,18 +116,19 @@ class LlamaForCausalLM:
 
     def forward(self, hidden: Tensor, batch: RaggedBatch, kv_cache: Tensor) -> Tensor:
         """See CausalModel."""
-        ops, eps, residual = self._backend, self.config.rms_norm_eps, hidden
+        group, layers = self._group, self._parts.layers_there()
+        if group.size == 1 and layers is not None:
+            return self._backend.run_layers(layers, hidden, batch, kv_cache)
         x: Tensor | None = None
-        for index, layer in enumerate(self._parts.layers()):
-            if x is None:
-                x = ops.rms_norm(residual, layer.input_norm, eps)
-            else:
-                x = ops.add_rms_norm(x, residual, layer.input_norm, eps)
-            x = self._attention(x, layer, index, batch, kv_cache)
-            x = ops.add_rms_norm(x, residual, layer.mlp_norm, eps)
-            x = layer.down(ops.silu_and_mul(layer.gate_up(x)))
+        for layer in self._parts.layers():
+            x = layer.attention(x, hidden, batch, kv_cache)
+            if group.size > 1:
+                group.all_reduce(x)
+            x = layer.mlp(x, hidden)
+            if group.size > 1:
+                group.all_reduce(x)
         assert x is not None
-        return residual.add_(x)
+        return hidden.add_(x)
 
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """See CausalModel."""
@@ -128,15 +137,4 @@ class LlamaForCausalLM:
         assert ends.head is not None
         x = hidden.index_select(0, rows)
         x = self._backend.rms_norm(x, ends.final_norm, self.config.rms_norm_eps)
-        return ends.head(x).float()
-
-    def _attention(
-        self, x: Tensor, layer: LlamaLayer, index: int, batch: RaggedBatch, kv_cache: Tensor
-    ) -> Tensor:
-        ops, sizes = self._backend, [self._num_heads, self._num_kv_heads, self._num_kv_heads]
-        qkv = layer.qkv(x).view(len(x), sum(sizes), self.config.head_dim)
-        query, key, value = torch.split(qkv, sizes, dim=1)
-        ops.rope(query, key, batch.positions, self._cos_sin)
-        ops.store_kv(key, value, kv_cache, index, batch.slots)
-        attended = ops.paged_attention(query, kv_cache, index, batch, self._scale)
-        return layer.output(attended.flatten(1))
+        return self._backend.linear(x, ends.head).float()

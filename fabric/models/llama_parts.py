@@ -7,23 +7,11 @@ from torch import Tensor
 
 from fabric.core.errors import SourceError
 from fabric.models.config import ModelConfig
-from fabric.models.layers import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+from fabric.models.layers import VocabParallelEmbedding
 from fabric.models.model import RankPart
 from fabric.models.parameters import Parameters, WeightSource
 from fabric.models.progress import Progress
-from kernels.ops import Backend
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaLayer:
-    """One decoder layer's parameters."""
-
-    input_norm: Tensor
-    qkv: ColumnParallelLinear
-    output: RowParallelLinear
-    mlp_norm: Tensor
-    gate_up: ColumnParallelLinear
-    down: RowParallelLinear
+from kernels.ops import Backend, DecoderLayer, DecoderShape, DecoderWeights, PackedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +20,22 @@ class LlamaEnds:
 
     embedding: VocabParallelEmbedding | None
     final_norm: Tensor | None
-    head: ColumnParallelLinear | None
+    head: PackedLinear | None
 
 
 class LlamaParts:
     """The parts that iterations use; a part whose parameters aren't there yet is waited for."""
 
-    def __init__(self, config: ModelConfig, part: RankPart, backend: Backend) -> None:
+    def __init__(
+        self, config: ModelConfig, part: RankPart, backend: Backend, shape: DecoderShape
+    ) -> None:
         self._config = config
+        self._shape = shape
         self._part = part
         self._backend = backend
         self._source: WeightSource | None
         self._ends: LlamaEnds | None
-        self._layers: list[LlamaLayer | None]
+        self._layers: list[DecoderLayer | None]
         self.detach()
 
     def attach(self, source: WeightSource) -> None:
@@ -75,14 +66,19 @@ class LlamaParts:
             self._ends = self._build_ends(self._group(0))
         return self._ends
 
-    def layers(self) -> Iterator[LlamaLayer]:
+    def layers(self) -> Iterator[DecoderLayer]:
         """The layers, each when it is there."""
         return map(self._layer, range(len(self._layers)))
 
-    def _layer(self, index: int) -> LlamaLayer:
+    def layers_there(self) -> list[DecoderLayer] | None:
+        """All layers if none has to be waited for; else None."""
+        layers = [layer for layer in self._layers if layer is not None]
+        return layers if len(layers) == len(self._layers) else None
+
+    def _layer(self, index: int) -> DecoderLayer:
         layer = self._layers[index]
         if layer is None:
-            layer = self._layers[index] = self._build_layer(self._group(1 + index))
+            layer = self._layers[index] = self._build_layer(index, self._group(1 + index))
         return layer
 
     def _group(self, index: int) -> Parameters:
@@ -92,7 +88,7 @@ class LlamaParts:
         return source.group(index)
 
     def _build_ends(self, parameters: Parameters) -> LlamaEnds:
-        shard, backend, embedding = self._part.shard, self._backend, None
+        shard, embedding = self._part.shard, None
         if shard.is_first:
             vocabulary = shard.vocabulary(self._config)
             embedding = VocabParallelEmbedding(
@@ -101,18 +97,18 @@ class LlamaParts:
         if not shard.is_last:
             return LlamaEnds(embedding, None, None)
         # A tied head comes next, while its embedding has just been read.
-        head = ColumnParallelLinear(backend, parameters.linear("head"))
+        head = parameters.linear("head")
         return LlamaEnds(embedding, parameters.tensor("final_norm"), head)
 
-    def _build_layer(self, parameters: Parameters) -> LlamaLayer:
+    def _build_layer(self, index: int, parameters: Parameters) -> DecoderLayer:
         tensor, linear = parameters.tensor, parameters.linear
-        backend, group = self._backend, self._part.group
-        bias = tensor("qkv_bias") if self._config.has_qkv_bias else None
-        return LlamaLayer(
+        weights = DecoderWeights(
             input_norm=tensor("input_norm"),
-            qkv=ColumnParallelLinear(backend, linear("qkv"), bias),
-            output=RowParallelLinear(backend, group, linear("output")),
+            qkv=linear("qkv"),
+            qkv_bias=tensor("qkv_bias") if self._config.has_qkv_bias else None,
+            output=linear("output"),
             mlp_norm=tensor("mlp_norm"),
-            gate_up=ColumnParallelLinear(backend, linear("gate_up")),
-            down=RowParallelLinear(backend, group, linear("down")),
+            gate_up=linear("gate_up"),
+            down=linear("down"),
         )
+        return self._backend.decoder_layer(self._shape, weights, index)

@@ -4,9 +4,12 @@ The checks here are what keeps the extension, which sees only addresses, inside 
 cost a few microseconds a call together.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from kernels.composed import ComposedLayer, run_layers
 from kernels.cpu import _kernels
 from kernels.cpu.checks import (
     check_batch,
@@ -17,7 +20,14 @@ from kernels.cpu.checks import (
     check_matrix,
     describe,
 )
-from kernels.ops import PackedLinear, RaggedBatch, ShapeError
+from kernels.ops import (
+    DecoderLayer,
+    DecoderShape,
+    DecoderWeights,
+    PackedLinear,
+    RaggedBatch,
+    ShapeError,
+)
 
 
 class CpuBackend:
@@ -214,3 +224,19 @@ class CpuBackend:
             pairs.data_ptr(),
             pairs.shape[0],
         )
+
+    def decoder_layer(
+        self, shape: DecoderShape, weights: DecoderWeights, index: int
+    ) -> DecoderLayer:
+        """The operations above, one after the other."""
+        return ComposedLayer(self, shape, weights, index)
+
+    def run_layers(
+        self,
+        layers: Sequence[DecoderLayer],
+        hidden: Tensor,
+        batch: RaggedBatch,
+        kv_cache: Tensor,
+    ) -> Tensor:
+        """Layer by layer."""
+        return run_layers(layers, hidden, batch, kv_cache)
