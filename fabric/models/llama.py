@@ -3,7 +3,8 @@
 Ranks of a stage have Megatron's pairs of linear layers: the first cut by output features, the
 second by input features, and one all-reduce after it.
 
-Source: Touvron et al., 2023 (LLaMA; Llama 2); Megatron-LM (Shoeybi et al., 2019), section 3; grouped queries: Ainslie et al., EMNLP 2023;
+Source: Touvron et al., 2023 (LLaMA; Llama 2); Megatron-LM (Shoeybi et al., 2019), section 3;
+grouped queries: Ainslie et al., EMNLP 2023;
 biases of queries, keys and values: Qwen2 (Yang et al., 2024), section 2.2.
 """
 
