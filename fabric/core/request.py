@@ -187,6 +187,8 @@ class LoadReport:
     in iterations, calls and bytes of its groups' operations, and seconds in these, which wait for
     other ranks.
 
+    ``num_superfluous_tokens`` were computed for sequences that had ended in the meantime.
+
     Each device has ``num_slabs`` of ``slab_bytes`` for weights and KV of all ``models``; of those
     that KV has, ``fragmented_bytes`` are in no block that anybody holds.
     """
@@ -222,6 +224,7 @@ class LoadReport:
     num_slabs: int = 0
     num_free_slabs: int = 0
     fragmented_bytes: int = 0
+    num_superfluous_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

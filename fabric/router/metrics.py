@@ -55,6 +55,8 @@ _COUNTERS: tuple[tuple[str, str, Callable[[LoadReport], float]], ...] = (
     ("fabric_failed_transfers", "Copies that failed", lambda load: load.num_failed_transfers),
     ("fabric_recomputed_tokens", "Tokens computed again after a preemption",
      lambda load: load.num_recomputed_tokens),
+    ("fabric_superfluous_tokens", "Tokens computed for sequences that had ended in the meantime",
+     lambda load: load.num_superfluous_tokens),
 )  # fmt: skip
 
 

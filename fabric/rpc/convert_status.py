@@ -50,6 +50,7 @@ _FIGURES = (
     "num_slabs",
     "num_free_slabs",
     "fragmented_bytes",
+    "num_superfluous_tokens",
 )
 # Fields of a LoadReport that are durations in the message; absent there when 0.
 _TIMES = {

@@ -47,10 +47,10 @@ class BatchChooser:
         """
         best = None
         for item in self.lane.running:
-            if len(item.tokens) > item.num_scheduled_tokens:
+            if item.num_ready_tokens > item.num_scheduled_tokens:
                 best = item.order
                 break
-        head = self.lane.waiting.peek() if self.admits else None
+        head = self._head()
         if head is None or (best is not None and best < head.order):
             return best
         short = self._shortage
@@ -84,7 +84,7 @@ class BatchChooser:
         while num_slots > 0:
             resident = residents[position] if position < len(residents) else None
             may_come = may_admit and (resident is None or is_preemptive)
-            head = lane.waiting.peek() if may_come else None
+            head = self._head() if may_come else None
             if head is not None and (resident is None or head.order < resident.order):
                 fits = head.num_samples + num_arriving <= num_slots and budget > 0
                 num_spare = self._num_spare_blocks if residents or chosen else 0
@@ -104,17 +104,24 @@ class BatchChooser:
                 num_growing += self._grows(sequence)
             chosen.append(sequence)
             num_slots -= sequence.num_samples
-            num_left = len(sequence.tokens) - sequence.num_scheduled_tokens
-            budget -= min(num_left, budget)
+            budget -= min(sequence.num_left, budget)
         return chosen
+
+    def _head(self) -> SequenceState | None:
+        """The first of those that wait, if it may be brought in.
+
+        One that lost its KV while in flight first gets the tokens that it was given there.
+        """
+        head = self.lane.waiting.peek() if self.admits else None
+        return None if head is None or head.num_pending else head
 
     def _nobody_joins(self, residents: list[SequenceState]) -> bool:
         """Whether plainly those that rank first run and nobody joins them: the usual case."""
         lane, num_seqs = self.lane, self._config.max_num_seqs
         if lane.num_slots != len(residents):
             return False
-        head = lane.waiting.peek()
-        if head is None or not self.admits:
+        head = self._head()
+        if head is None:
             return True
         if len(residents) < num_seqs:
             return False
@@ -155,7 +162,7 @@ class BatchChooser:
 
     def _grows(self, sequence: SequenceState) -> bool:
         """Whether a sequence's next token needs another block."""
-        num_before = len(sequence.tokens) - 1
+        num_before = sequence.num_ready_tokens - 1
         is_decode = sequence.num_scheduled_tokens == num_before
         return is_decode and num_before % self._kv.block_size == 0
 

@@ -13,10 +13,14 @@ from fabric.scheduler.swapper import Swapper
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Iterations, tokens computed, and seconds in which nothing ran because of copies."""
+    """Iterations, tokens computed, and seconds in which nothing ran because of copies.
+
+    ``num_superfluous_tokens`` were computed for sequences that had ended in the meantime.
+    """
 
     num_steps: int
     num_tokens: int
+    num_superfluous_tokens: int
     stall_s: float
 
 
@@ -55,6 +59,7 @@ def report_load(
         swapped_in_bytes=sum(swapper.bytes_moved[Direction.IN] for swapper in swappers),
         num_failed_transfers=sum(swapper.num_failed for swapper in swappers),
         num_recomputed_tokens=pool.num_recomputed_tokens,
+        num_superfluous_tokens=totals.num_superfluous_tokens,
         stall_s=totals.stall_s,
         models=tuple(presence.load_of(lane) for lane in lanes),
     )

@@ -36,8 +36,10 @@ class ScheduledSequence:
     ``num_computed_tokens + num_new_tokens``, after appending ``new_token_ids`` (sampled since they
     last heard of it, if they know it) to its tokens and ``new_block_ids`` to its block table
     and, where ``replaced_block`` is set, putting its second id at table position its first
-    (copy-on-write). ``num_samples`` tokens are sampled from the last position: 0 within a prompt,
-    1 as a rule, n where n sequences fork after the prompt.
+    (copy-on-write). If more are to be computed than it has tokens then, the last one is the one
+    that they sampled for it before, of which the scheduler hasn't heard; it won't tell them later.
+    ``num_samples`` tokens are sampled from the last position: 0 within a prompt, 1 as a rule, n
+    where n sequences fork after the prompt.
     """
 
     key: int
@@ -85,7 +87,8 @@ class SampledTokens:
 class StepResult:
     """What the workers sampled in one iteration; sequences with no samples are left out.
 
-    After an ``error`` the iteration has computed nothing, and its sequences must begin anew.
+    After an ``error`` the iteration has computed nothing, and its sequences must begin anew; what
+    those of the model that were submitted meanwhile give is void.
     """
 
     step: int

@@ -7,13 +7,17 @@ from fabric.scheduler.request import SequenceState
 
 
 class StepPlan:
-    """The sequences of one model chosen so far, and the tokens left of the iteration's budget."""
+    """The sequences of one model chosen so far, and the tokens left of the iteration's budget.
 
-    __slots__ = ("_chosen", "budget", "lane")
+    With ``runs_ahead``, the tokens that it samples may be scheduled before they are known.
+    """
 
-    def __init__(self, lane: Lane, budget: int) -> None:
+    __slots__ = ("_chosen", "_runs_ahead", "budget", "lane")
+
+    def __init__(self, lane: Lane, budget: int, runs_ahead: bool = False) -> None:
         self.lane = lane
         self.budget = budget
+        self._runs_ahead = runs_ahead
         self._chosen: dict[int, tuple[SequenceState, int, Allocation]] = {}
 
     def __len__(self) -> int:
@@ -45,7 +49,9 @@ class StepPlan:
             key, tokens, start = sequence.key, sequence.tokens, sequence.num_scheduled_tokens
             num_tokens, end = len(tokens), start + num_new_tokens
             sequence.num_scheduled_tokens = end
-            num_samples = sequence.num_samples if end == num_tokens else 0
+            num_samples = 0
+            if end == sequence.num_ready_tokens:
+                num_samples = self._sample(sequence)
             if num_known := sequence.num_known_tokens:
                 new_token_ids = tuple(tokens[num_known:]) if num_known < num_tokens else ()
                 item = ScheduledSequence(
@@ -61,7 +67,8 @@ class StepPlan:
                 item = ScheduledSequence(key, start, num_new_tokens, num_samples)
                 sequence.first_step = step
                 introduced.append(sequence.introduce(kv.block_ids(key)))
-            sequence.num_known_tokens = num_tokens
+            # Workers have filled in themselves what nobody could tell them.
+            sequence.num_known_tokens = end if end > num_tokens else num_tokens
             scheduled.append(item)
         forgotten = tuple(released) if scheduled else ()
         if scheduled:
@@ -74,3 +81,14 @@ class StepPlan:
             forgotten,
             self.lane.number,
         )
+
+    def _sample(self, sequence: SequenceState) -> int:
+        """Note that a sequence gets a token; how many are drawn.
+
+        What each of several siblings gets is to be known before they go on.
+        """
+        sequence.num_pending += 1
+        num_ready = sequence.num_ready_tokens + 1
+        if self._runs_ahead and sequence.num_samples == 1 and num_ready < sequence.max_num_tokens:
+            sequence.num_ready_tokens = num_ready
+        return sequence.num_samples

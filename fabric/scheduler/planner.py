@@ -44,7 +44,7 @@ class Planner:
         num_parts = self._num_parts(choosers)
         for _, number in ready:
             lane = self._pool.lanes[number]
-            plan = StepPlan(lane, budget)
+            plan = StepPlan(lane, budget, self._config.runs_ahead)
             chosen = self._choosers[number].choose(now)
             self._plan_sequences(plan, chosen, num_parts, now)
             if plan:
@@ -82,7 +82,7 @@ class Planner:
     ) -> int:
         prefills = []
         for sequence in sequences:
-            num_left = len(sequence.tokens) - sequence.num_scheduled_tokens
+            num_left = sequence.num_ready_tokens - sequence.num_scheduled_tokens
             if num_left > 1:
                 prefills.append(sequence)
             elif num_left and plan.budget and num_decodes and sequence.status is _RUNNING:

@@ -97,7 +97,11 @@ class SequenceState:
 
     ``num_samples`` tokens are sampled when all of its tokens are computed, and so many running
     slots are reserved for it: n for a sequence that is still to fork, else 1.
-    ``num_scheduled_tokens`` counts the computed ones and those that iterations in flight compute.
+    ``num_scheduled_tokens`` counts the computed ones and those that iterations in flight compute;
+    the first ``num_ready_tokens`` may be scheduled: those it has and, in a scheduler that runs
+    ahead, those that iterations in flight sample, but none that can only be its last, at
+    ``max_num_tokens``. ``num_pending`` iterations in flight sample for it; while these are of
+    before it lost its KV, nothing more of it is scheduled.
     The workers know the first ``num_known_tokens``, none if they don't know the sequence; results
     of iterations before ``first_step``, when they learn of it, are of blocks that it has lost.
     ``num_lost_tokens`` had KV when it was preempted and are to be computed again; it had
@@ -109,10 +113,11 @@ class SequenceState:
     """
 
     __slots__ = (
-        "chain", "first_step", "index", "key", "num_computed_tokens", "num_known_tokens",
-        "num_lost_tokens", "num_preempted_tokens", "num_preemptions", "num_prompt_tokens",
-        "num_samples", "num_scheduled_tokens", "order", "rank", "request", "since_s", "status",
-        "ticket", "tokens", "turn",
+        "chain", "first_step", "index", "key", "max_num_tokens", "num_computed_tokens",
+        "num_known_tokens", "num_lost_tokens", "num_pending", "num_preempted_tokens",
+        "num_preemptions", "num_prompt_tokens", "num_ready_tokens", "num_samples",
+        "num_scheduled_tokens", "order", "rank", "request", "since_s", "status", "ticket", "tokens",
+        "turn",
     )  # fmt: skip
 
     def __init__(
@@ -124,8 +129,11 @@ class SequenceState:
         self.tokens = tokens
         self.chain = chain
         self.num_prompt_tokens = len(request.source.prompt_token_ids)
+        self.max_num_tokens = self.num_prompt_tokens + request.source.sampling.max_tokens
         self.num_computed_tokens = 0
         self.num_scheduled_tokens = 0
+        self.num_ready_tokens = len(tokens)
+        self.num_pending = 0
         self.num_known_tokens = 0
         self.num_samples = 1
         self.num_preemptions = 0
@@ -145,12 +153,13 @@ class SequenceState:
         child = SequenceState(key, index, self.request, tokens, self.chain.fork(tokens))
         child.num_computed_tokens = self.num_computed_tokens
         child.num_scheduled_tokens = self.num_computed_tokens
+        child.max_num_tokens = self.max_num_tokens
         return child
 
     @property
     def num_left(self) -> int:
-        """Tokens that no iteration has been given to compute yet."""
-        return len(self.tokens) - self.num_scheduled_tokens
+        """Tokens that an iteration may be given to compute."""
+        return self.num_ready_tokens - self.num_scheduled_tokens
 
     @property
     def is_on_its_way(self) -> bool:
@@ -163,11 +172,16 @@ class SequenceState:
         self.order = (rank[0], self.turn, *rank[1:])
 
     def lose(self, num_tokens: int = 0) -> None:
-        """Keep only the KV of the first tokens; results under way are void."""
+        """Keep only the KV of the first tokens; of results under way, tokens alone are of use."""
         self.num_computed_tokens = num_tokens
         self.num_scheduled_tokens = num_tokens
+        self.await_pending()
         self.num_known_tokens = 0
         self.first_step = NEVER
+
+    def await_pending(self) -> None:
+        """Let what has lost its KV go on once the tokens are there that are in flight."""
+        self.num_ready_tokens = self.num_scheduled_tokens if self.num_pending else len(self.tokens)
 
     def introduce(self, block_ids: tuple[int, ...]) -> NewSequence:
         """All that the workers must know of the sequence."""

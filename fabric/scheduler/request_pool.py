@@ -81,6 +81,7 @@ class RequestPool:
         chain = PrefixChain(tokens, lane.kv.block_size, root)
         sequence = SequenceState(self._next_key(), 0, request, tokens, chain)
         sequence.num_samples = source.sampling.n
+        sequence.max_num_tokens = min(sequence.max_num_tokens, lane.spec.max_model_len)
         self.requests[source.request_id] = request
         self.deadlines.push(request)
         self._enroll(sequence, now)
@@ -101,8 +102,8 @@ class RequestPool:
     def recompute(self, sequence: SequenceState, now: float) -> None:
         """Take all of a sequence's blocks; it waits to be computed again with its tokens.
 
-        It may be in flight: workers run iterations in order, so they are done with its blocks
-        before a later iteration writes to them.
+        It may be in flight: workers run iterations in order, and moves between them, so they are
+        done with its blocks before anything that is ordered later touches them.
         """
         self.lane_of(sequence).kv.free(sequence.key)
         self._count_preemption(sequence)

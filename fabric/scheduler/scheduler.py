@@ -96,6 +96,7 @@ class Scheduler:
         self._step = 0
         self._num_steps = 0
         self._num_tokens = 0
+        self._num_superfluous_tokens = 0
         self._now = 0.0
         self._updated_s = 0.0
         self._starts_s: dict[int, float] = {}
@@ -109,6 +110,11 @@ class Scheduler:
     def has_work(self) -> bool:
         """Whether a request is unfinished, its end not taken yet, or a move under way."""
         return bool(self._pool.requests or self._pool.ended or self.num_moves)
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether an iteration can be scheduled whose tokens one in flight samples."""
+        return self._config.runs_ahead
 
     @property
     def num_moves(self) -> int:
@@ -245,12 +251,14 @@ class Scheduler:
     ) -> list[SequenceUpdate]:
         """Take in what an iteration computed.
 
-        Results for sequences that ended or were preempted in the meantime are dropped.
+        Results for sequences that ended in the meantime are dropped. Of those that were preempted
+        only the token is of use: nothing more of them was scheduled until it came.
         """
         self._now = now
         elapsed_s = now - max(self._starts_s.pop(output.step, now), self._updated_s)
         self._updated_s = now
-        samples = {item.key: item for item in result.sampled}
+        error = self._error_of(output, result)
+        samples = {} if error else {item.key: item for item in result.sampled}
         updates: list[SequenceUpdate] = []
         shares: list[tuple[SequenceState, int]] = []
         pool, step, lane = self._pool, output.step, self._pool.lanes[output.model]
@@ -258,11 +266,17 @@ class Scheduler:
         for item in output.scheduled:
             key, num_new_tokens = item.key, item.num_new_tokens
             sequence = sequences.get(key)
-            if sequence is None or step < sequence.first_step:
+            if sequence is None:
+                self._num_superfluous_tokens += num_new_tokens
                 continue
-            if result.error:
+            if item.num_samples:
+                sequence.num_pending -= 1
+            if step < sequence.first_step:
+                self._take_late_sample(lane, sequence, samples.get(key), now, updates)
+                continue
+            if error:
                 pool.recompute(sequence, now)
-                sequence.request.last_preemption = result.error
+                sequence.request.last_preemption = error
                 continue
             sequence.num_computed_tokens += num_new_tokens
             self._num_tokens += num_new_tokens
@@ -298,7 +312,9 @@ class Scheduler:
 
     def report(self) -> LoadReport:
         """The load at this moment; a request with any running sequence counts as running."""
-        totals = Totals(self._num_steps, self._num_tokens, self._stall_s)
+        totals = Totals(
+            self._num_steps, self._num_tokens, self._num_superfluous_tokens, self._stall_s
+        )
         return report_load(self._pool, self._swappers, self._choosers, self._presence, totals)
 
     def _make_policy(self, config: PolicyConfig) -> Policy:
@@ -358,6 +374,26 @@ class Scheduler:
         updates.append(update)
         if update.finish_reason is not None:
             self._pool.finish(sequence, now)
+
+    def _take_late_sample(
+        self,
+        lane: Lane,
+        sequence: SequenceState,
+        sample: SampledTokens | None,
+        now: float,
+        updates: list[SequenceUpdate],
+    ) -> None:
+        """Take the token of a sequence that was preempted in flight; siblings are drawn again."""
+        if sample is not None and sequence.num_samples == 1:
+            self._take_samples(lane, sequence, sample, now, updates)
+        sequence.await_pending()
+
+    def _error_of(self, output: SchedulerOutput, result: StepResult) -> str:
+        """Why an iteration is void; those that were begun before this was known are, too."""
+        lane = self._pool.lanes[output.model]
+        if result.error:
+            lane.last_void_step, lane.last_error = self._step, result.error
+        return lane.last_error if output.step <= lane.last_void_step else ""
 
     def _fork(
         self, lane: Lane, parent: SequenceState, sample: SampledTokens, now: float

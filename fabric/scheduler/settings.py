@@ -56,6 +56,13 @@ class SchedulerConfig:
     sequences are shared out among them. ``policy`` says who goes first. ``swap`` is when blocks
     move off the device, if there is where to, and ``preemption`` what becomes of a victim; a
     transfer that takes longer than ``transfer_timeout_s`` counts as failed.
+
+    With ``async_scheduling`` the next iteration is scheduled, and handed to the workers, while one
+    runs: a sequence that gets a token there is taken to go on. Devices then don't wait for the
+    scheduler, nor for text to be made; but who comes, or should give way, waits for up to an
+    iteration more, and one that turns out to have ended is computed once in vain. Several pipeline
+    stages have iterations in flight anyway, and are served as without it. None: where devices are
+    no processors.
     """
 
     max_num_seqs: int = 64
@@ -70,6 +77,12 @@ class SchedulerConfig:
     transfer_timeout_s: float = 30.0
     fairness: FairnessConfig = field(default_factory=FairnessConfig)
     residency: ResidencyConfig = field(default_factory=ResidencyConfig)
+    async_scheduling: bool | None = None
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether iterations are scheduled whose tokens are not known yet."""
+        return self.async_scheduling is True and self.num_batches == 1
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_waiting", "max_model_len", "num_batches"):

@@ -40,6 +40,8 @@ def append_token(
     request, tokens, spec = sequence.request, sequence.tokens, lane.spec
     first_token = len(tokens) - sequence.num_prompt_tokens
     tokens.append(token_ids[0])
+    if sequence.num_ready_tokens < len(tokens):
+        sequence.num_ready_tokens = len(tokens)
     request.num_output_tokens += 1
     lane.num_sampled += 1
     reason, match = ending_of(sequence, spec.eos_token_ids, spec.max_model_len)

@@ -71,6 +71,7 @@ class Row:
     tokens: list[int]
     blocks: list[int]
     sampling: SamplingParams
+    sampled: int | None = None
 
 
 @dataclass
@@ -131,8 +132,13 @@ class ModelledWorker:
         self.rows[new.key] = Row(new.index, list(new.token_ids), list(new.block_ids), new.sampling)
 
     def _update_table(self, item: ScheduledSequence) -> None:
-        self.rows[item.key].tokens.extend(item.new_token_ids)
-        blocks = self.rows[item.key].blocks
+        row = self.rows[item.key]
+        row.tokens.extend(item.new_token_ids)
+        if item.num_computed_tokens + item.num_new_tokens > len(row.tokens):
+            assert row.sampled is not None, "it was given no token"
+            row.tokens.append(row.sampled)
+        row.sampled = None
+        blocks = row.blocks
         if item.replaced_block is not None:
             position, block = item.replaced_block
             blocks[position] = block
@@ -162,6 +168,8 @@ class ModelledWorker:
             self.next_token(row.sampling, row.index + i, len(row.tokens), history)
             for i in range(item.num_samples)
         )
+        if item.num_samples == 1:
+            row.sampled = tokens[0]
         return SampledTokens(item.key, tokens)
 
 
@@ -171,7 +179,10 @@ def all_at_once(transfers: list[Transfer]) -> list[tuple[Transfer, str]]:
 
 
 class World:
-    """Steps a scheduler and its worker, and keeps what comes out."""
+    """Steps a scheduler and its worker, and keeps what comes out.
+
+    A lazy worker carries out what it is told, in order, only when its results are waited for.
+    """
 
     def __init__(
         self,
@@ -183,6 +194,7 @@ class World:
         num_slots: tuple[int, int] = (0, 0),
         copies: Copies | None = None,
         profile: Profile | None = None,
+        is_lazy: bool = False,
         **limits: object,
     ) -> None:
         space = ParkingSpace(*num_slots, block_bytes=BLOCK_BYTES)
@@ -199,7 +211,11 @@ class World:
         self.reasons: dict[tuple[str, int], FinishReason] = {}
         self.updates: list[SequenceUpdate] = []
         self.ends: dict[str, RequestEnd] = {}
-        self.in_flight: deque[tuple[SchedulerOutput, StepResult]] = deque()
+        self.is_lazy = is_lazy
+        self.told: deque[WorkerOrders | SchedulerOutput] = deque()
+        self.results: dict[int, StepResult] = {}
+        self.in_flight: deque[SchedulerOutput] = deque()
+        self.num_batches = self.config.num_batches + self.config.runs_ahead
         self.now = 0.0
         self.num_added = 0
         self.num_steps = 0
@@ -239,17 +255,20 @@ class World:
         moved = [self.worker.copy(*copy) for copy in self.copies(self.worker.transfers)]
         self.scheduler.finish_moves(moved, self.now)
         output = self.scheduler.schedule(self.now)
-        self.worker.move(self.scheduler.take_orders())
+        self.told.append(self.scheduler.take_orders())
         assert output.num_tokens <= self.config.max_num_batched_tokens
         assert len({item.key for item in output.scheduled}) == len(output.scheduled)
         if output.scheduled:
-            self.in_flight.append((output, self.worker.execute(output)))
+            self.told.append(output)
+            self.in_flight.append(output)
+        if not (self.is_lazy and self.in_flight):
+            self._carry_out()
         self.now += 1.0
         self.updates = []
-        if self.in_flight and (
-            not output.scheduled or len(self.in_flight) >= self.config.num_batches
-        ):
-            oldest, result = self.in_flight.popleft()
+        if self.in_flight and (not output.scheduled or len(self.in_flight) >= self.num_batches):
+            oldest = self.in_flight.popleft()
+            self._carry_out(oldest.step)
+            result = self.results.pop(oldest.step)
             self.updates = self.scheduler.update_from_output(oldest, result, self.now)
         for update in self.updates:
             self._note(update)
@@ -267,6 +286,7 @@ class World:
 
     def settle(self) -> None:
         """Let all copies come to an end, those that nobody waits for any more among them."""
+        self._carry_out()
         moved = [self.worker.copy(transfer) for transfer in self.worker.transfers.copy()]
         self.scheduler.finish_moves(moved, self.now)
         self.kv.check_invariants()
@@ -282,6 +302,15 @@ class World:
 
     def key_of(self, request_id: str, index: int = 0) -> int:
         return self.scheduler._pool.requests[request_id].sequences[index].key
+
+    def _carry_out(self, step: int = 2**63) -> None:
+        """Let the worker do what it was told, in order, until it has run the iteration."""
+        while self.told and step not in self.results:
+            told = self.told.popleft()
+            if isinstance(told, SchedulerOutput):
+                self.results[told.step] = self.worker.execute(told)
+            else:
+                self.worker.move(told)
 
     def _note(self, update: SequenceUpdate) -> None:
         name = (update.request_id, update.index)

@@ -98,15 +98,27 @@ def test_forced_preemption_at_every_iteration_changes_no_token():
         assert world.ends[name].timing.num_preemptions == 5
 
 
-def test_a_result_for_a_sequence_preempted_meanwhile_is_dropped():
+def test_of_a_result_for_a_sequence_preempted_meanwhile_only_the_token_is_taken():
     world = World()
     request = world.add("a", 5)
     output = world.scheduler.schedule(0.0)
     result = world.worker.execute(output)
     world.scheduler.preempt("a")
-    assert world.scheduler.update_from_output(output, result, 0.0) == []
+    (update,) = world.scheduler.update_from_output(output, result, 0.0)
+    world._note(update)
+    assert world.counts(world.step()) == [6]
     world.run()
     assert world.tokens["a", 0] == expected_output(request, 0)
+
+
+def test_nothing_of_a_preempted_sequence_is_scheduled_until_the_token_in_flight_has_come():
+    world = World()
+    world.add("a", 5)
+    output = world.scheduler.schedule(0.0)
+    world.scheduler.preempt("a")
+    assert world.counts(world.scheduler.schedule(1.0)) == []
+    world.scheduler.update_from_output(output, world.worker.execute(output), 2.0)
+    assert world.counts(world.scheduler.schedule(3.0)) == [6]
 
 
 def test_preempting_an_unknown_request_does_nothing():
