@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from fabric.core.errors import ConfigError
 from fabric.engine.device_blocks import BlockFormat
-from fabric.engine.memory_plan import PAGE_BYTES, STEP_BYTES
+from fabric.engine.memory_plan import PAGE_BYTES, STEP_BYTES, rounded_up
 
 # The system's large pages. Smaller slabs would share them, and not give back all that is theirs.
 _LARGE_PAGE_BYTES = 2 * 2**20
@@ -20,22 +21,46 @@ class Arena:
     """The KV memory of all models on one device, ``num_slabs`` of ``slab_bytes``.
 
     In host memory, slabs that nobody has written to take none of it. On a GPU all of it is taken
-    at once, and stays so.
+    at once, and stays so. Behind the slabs is room for a block that no model ever has: batches of
+    a fixed size are filled up with sequences that use it.
     """
 
-    def __init__(self, num_slabs: int, slab_bytes: int, device: str = "cpu") -> None:
-        """Reserve addresses for the slabs; ``slab_bytes`` are whole pages."""
+    def __init__(
+        self,
+        num_slabs: int,
+        slab_bytes: int,
+        device: torch.device | None = None,
+        padding_bytes: int = 0,
+    ) -> None:
+        """Reserve addresses for the slabs.
+
+        Args:
+            num_slabs: How many.
+            slab_bytes: Whole pages.
+            device: Where; None: in host memory.
+            padding_bytes: The room behind them.
+
+        Raises:
+            ConfigError: A GPU hasn't got so much memory left.
+        """
         assert slab_bytes % PAGE_BYTES == 0, f"slabs of {slab_bytes} bytes are not whole pages"
         self._slab_bytes = slab_bytes
+        self._padding_byte = num_slabs * slab_bytes
         self._pages: mmap.mmap | None = None
-        if device != "cpu":
-            self._memory = torch.zeros(num_slabs * slab_bytes, dtype=torch.uint8, device=device)
+        num_bytes = self._padding_byte + rounded_up(padding_bytes, PAGE_BYTES)
+        if device is not None and device.type != "cpu":
+            self._memory = _zeros(num_bytes, device)
             return
-        self._pages = _reserve(num_slabs * slab_bytes)
+        self._pages = _reserve(num_bytes)
         if slab_bytes >= _LARGE_PAGE_BYTES:
             with contextlib.suppress(OSError):  # the system has none
                 self._pages.madvise(mmap.MADV_HUGEPAGE)
         self._memory = torch.frombuffer(self._pages, dtype=torch.uint8)
+
+    @property
+    def padding(self) -> int:
+        """Where the block begins that no model has, in steps; its bytes are finite numbers."""
+        return self._padding_byte // STEP_BYTES
 
     def view(self, block: BlockFormat) -> Tensor:
         """A ``kv_cache`` whose block ``k`` is whatever begins at byte ``k * STEP_BYTES``.
@@ -58,6 +83,16 @@ class Arena:
             self._pages.madvise(
                 mmap.MADV_DONTNEED, first * self._slab_bytes, count * self._slab_bytes
             )
+
+
+def _zeros(num_bytes: int, device: torch.device) -> Tensor:
+    try:
+        return torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError as error:
+        free_bytes, all_bytes = torch.cuda.mem_get_info(device)
+        raise ConfigError(
+            f"KV memory of {num_bytes} bytes: {device} has {free_bytes} of {all_bytes} bytes left"
+        ) from error
 
 
 def _reserve(num_bytes: int) -> mmap.mmap:

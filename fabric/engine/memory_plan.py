@@ -43,6 +43,14 @@ class DeviceMemory:
     weight_slabs: tuple[int, ...]
     blocks_per_slab: tuple[int, ...]
 
+    @property
+    def max_kv_slabs(self) -> int:
+        """Slabs that KV can have at one time; those that it gets are numbered below.
+
+        Whoever has KV has its weights there as well, and slabs are lent lowest first.
+        """
+        return self.num_slabs - min(self.weight_slabs)
+
     def max_num_blocks(self, model: int) -> int:
         """A model's blocks where no other has anything on the device, weights included."""
         return (self.num_slabs - self.weight_slabs[model]) * self.blocks_per_slab[model]

@@ -1,50 +1,36 @@
 """Turns one scheduled iteration into tensors, a forward pass and sampled tokens."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from fabric.engine.block_addresses import BlockAddresses
+from fabric.engine.forward_pass import ForwardPass, KVMemory
 from fabric.engine.sampler import Sampler, SampleRow
 from fabric.engine.sequence_table import SequenceTable
-from fabric.models.model import CausalModel
-from fabric.parallel.group import Group
+from fabric.engine.step_inputs import Step
 from fabric.scheduler.output import SampledTokens, ScheduledSequence, SchedulerOutput, StepResult
 from kernels.ops import Backend
-
-
-@dataclass(frozen=True, slots=True)
-class KVMemory:
-    """A model's view of the KV memory, and where in it its blocks begin."""
-
-    kv_cache: Tensor
-    addresses: BlockAddresses
 
 
 class ModelRunner:
     """Runs one model on one device while its weights are there, and knows its sequences.
 
-    ``pipeline`` are the ranks at this one's place in every stage: activations come from the one
-    before and go to the one after. All tensor ranks of the last stage sample, and agree.
+    All tensor ranks of the last stage sample, and agree.
     """
 
     def __init__(
         self,
-        model: CausalModel,
+        forward: ForwardPass,
         backend: Backend,
         memory: KVMemory,
         table: SequenceTable,
         sampler: Sampler,
-        pipeline: Group,
     ) -> None:
-        self._model = model
+        self._forward = forward
         self._backend = backend
         self._kv_cache = memory.kv_cache
         self._addresses = memory.addresses
         self._table = table
         self._sampler = sampler
-        self._pipeline = pipeline
 
     def execute(self, output: SchedulerOutput) -> StepResult:
         """Run one iteration; nothing is sampled before the last stage."""
@@ -52,28 +38,17 @@ class ModelRunner:
         if not output.scheduled:
             return StepResult(output.step, ())
         token_ids, batch = self._table.build_batch(output.scheduled)
-        hidden = self._model.forward(self._stage_input(token_ids), batch, self._kv_cache)
-        if not self._model.shard.is_last:
-            self._pipeline.send(hidden, self._pipeline.rank + 1)
-            return StepResult(output.step, ())
-        sampling = [item for item in output.scheduled if item.num_samples]
-        last_tokens = batch.query_start[1:].long() - 1
         chosen = [i for i, item in enumerate(output.scheduled) if item.num_samples]
-        logits = self._model.logits(hidden, last_tokens[chosen])
-        return StepResult(output.step, self._sample(logits, sampling))
+        last_tokens = batch.query_start[1:].long() - 1
+        logits = self._forward.run(Step(token_ids, batch, last_tokens[chosen]))
+        if logits is None:
+            return StepResult(output.step, ())
+        return StepResult(output.step, self._sample(logits, [output.scheduled[i] for i in chosen]))
 
-    def forget_sequences(self) -> None:
-        """Forget all sequences, as when the model's weights go."""
+    def forget_weights(self) -> None:
+        """Forget all sequences, and what else was made with the weights, as when these go."""
         self._table.clear()
-
-    def _stage_input(self, token_ids: Tensor) -> Tensor:
-        if self._model.shard.is_first:
-            return self._model.embed(token_ids)
-        hidden = torch.empty(
-            (len(token_ids), self._model.config.hidden_size), dtype=self._kv_cache.dtype
-        )
-        self._pipeline.recv(hidden, self._pipeline.rank - 1)
-        return hidden
+        self._forward.forget_weights()
 
     def _apply_changes(self, output: SchedulerOutput) -> None:
         for key in output.released:
@@ -89,8 +64,6 @@ class ModelRunner:
     def _sample(
         self, logits: Tensor, scheduled: list[ScheduledSequence]
     ) -> tuple[SampledTokens, ...]:
-        if not scheduled:
-            return ()
         rows = [
             SampleRow(
                 sequence := self._table[item.key],

@@ -62,8 +62,9 @@ class WorkerSettings:
     all weights and ``kv_cache_bytes``. It is given out in slabs of ``slab_bytes`` (None: chosen
     to suit the models' blocks). Host memory keeps ``host_weight_bytes`` of weights, so that they
     come to the device sooner, in files below ``host_weight_dir`` that all workers of a host map
-    (None: a folder of the user's in shared memory). ``backend`` None takes the best one that the
-    device has.
+    (None: a folder of the user's in shared memory). ``device`` is ``cpu``, ``cuda`` or ``cuda:N``;
+    ``backend`` None takes the best one that it has. On a GPU, ``cuda_graphs`` has iterations that
+    decode recorded and replayed.
     """
 
     models: tuple[ModelSettings, ...]
@@ -77,6 +78,7 @@ class WorkerSettings:
     block_size: int = 16
     num_threads: int | None = None
     backend: str | None = None
+    cuda_graphs: bool = True
     parking: ParkingSettings = field(default_factory=ParkingSettings)
 
 

@@ -3,14 +3,15 @@
 import contextlib
 import queue
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from fabric.core.errors import SourceError
+from fabric.core.errors import ConfigError, SourceError
 from fabric.core.plan import ParallelConfig
 from fabric.core.weights import WeightMove, WeightOrder
 from fabric.engine.arena import Arena
+from fabric.engine.device import current, open_device
 from fabric.engine.executor import Finished, HostedModel
 from fabric.engine.memory_plan import DeviceMemory
 from fabric.engine.model_runner import ModelRunner
@@ -23,7 +24,8 @@ from fabric.models.loader import RankPlace
 from fabric.models.progress import NoProgress, Progress
 from fabric.parallel.group import Group, SoloGroup
 from fabric.scheduler.output import SchedulerOutput, StepResult
-from kernels.dispatch import select_backend
+from kernels.dispatch import BackendUnavailable, select_backend
+from kernels.ops import Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +63,18 @@ class Worker:
         Raises:
             SourceError: A model's files can't be fetched.
             CheckpointError: They don't fit the model.
-            ConfigError: A model can't be cut so, or its blocks can't be parked as asked for.
+            ConfigError: The device isn't there, a model can't be cut so, or its blocks can't be
+                parked as asked for.
         """
         # The kernels bring their own threads; torch's would only compete with them.
         torch.set_num_threads(1)
         self.settings = settings
         self._place = place or WorkerPlace()
-        self._backend = select_backend(settings.device, settings.backend, settings.num_threads)
+        self._device = open_device(settings.device)
+        self._backend = _open_backend(settings, self._device)
+        rank = replace(self._place.rank, device=self._device)
         self._models = [
-            WorkerModel(model, settings, self._backend, self._place.rank, progress or NoProgress())
+            WorkerModel(model, settings, self._backend, rank, progress or NoProgress())
             for model in settings.models
         ]
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
@@ -98,12 +103,13 @@ class Worker:
         :meth:`take_finished`.
         """
         on_finished = on_finished or self._finished.put
-        self._arena = Arena(memory.num_slabs, memory.slab_bytes, self.settings.device)
-        blocks = []
-        for place, model in enumerate(self._models):
-            kv = model.view(self._arena, memory, place)
-            self._runners.append(model.runner(kv, self._place.tensor, self._place.pipeline))
-            blocks.append(model.blocks(kv))
+        with current(self._device):
+            self._arena = self._new_arena(memory)
+            blocks = []
+            for place, model in enumerate(self._models):
+                kv = model.view(self._arena, memory, place)
+                self._runners.append(model.runner(kv, self._place.tensor, self._place.pipeline))
+                blocks.append(model.blocks(kv))
         self._mover = Mover(blocks, self.settings.parking, on_finished)
         self._weights = WeightMover([model.weights for model in self._models], on_finished)
 
@@ -114,7 +120,8 @@ class Worker:
         gang can't do that, and don't begin before they are sure.
         """
         try:
-            return self._runners[output.model].execute(output)
+            with current(self._device):
+                return self._runners[output.model].execute(output)
         except SourceError as error:
             if self._place.parallel.num_devices > 1:
                 raise
@@ -124,11 +131,12 @@ class Worker:
         """Free memory, begin moves and poison blocks; moves go on beside the next iterations."""
         assert self._mover is not None, "allocate comes first"
         freeing, bringing = _split(orders.weights)
-        self._move_weights(freeing)
-        self._arena.punch(orders.punched)
-        for blocks in orders.blocks:
-            self._mover.move(blocks)
-        self._move_weights(bringing)
+        with current(self._device):
+            self._move_weights(freeing)
+            self._arena.punch(orders.punched)
+            for blocks in orders.blocks:
+                self._mover.move(blocks)
+            self._move_weights(bringing)
 
     def take_finished(self, timeout_s: float = 0.0) -> list[Finished]:
         """The moves finished since the last call; with a timeout, wait for the first."""
@@ -151,12 +159,26 @@ class Worker:
         for model in self._models:
             model.close(leaves_parked)
 
+    def _new_arena(self, memory: DeviceMemory) -> Arena:
+        # On a GPU, what is reserved is taken: no more than KV ever needs.
+        is_host = self._device.type == "cpu"
+        num_slabs = memory.num_slabs if is_host else memory.max_kv_slabs
+        padding_bytes = max(model.hosted.block_bytes for model in self._models)
+        return Arena(num_slabs, memory.slab_bytes, self._device, padding_bytes)
+
     def _move_weights(self, orders: list[WeightOrder]) -> None:
         assert self._weights is not None, "allocate comes first"
         for order in orders:
             if order.move is WeightMove.EVICT:
-                self._runners[order.model].forget_sequences()
+                self._runners[order.model].forget_weights()
             self._weights.move(order)
+
+
+def _open_backend(settings: WorkerSettings, device: torch.device) -> Backend:
+    try:
+        return select_backend(device.type, settings.backend, settings.num_threads)
+    except BackendUnavailable as error:
+        raise ConfigError(str(error)) from error
 
 
 def _split(orders: tuple[WeightOrder, ...]) -> tuple[list[WeightOrder], list[WeightOrder]]:

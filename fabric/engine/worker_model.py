@@ -5,15 +5,19 @@ import torch
 from fabric.engine.arena import Arena
 from fabric.engine.block_addresses import BlockAddresses
 from fabric.engine.cuda_copies import CudaBlocks
+from fabric.engine.cuda_graphs import CudaGraphRecorder
+from fabric.engine.decode_graphs import Recorder
 from fabric.engine.device_blocks import BlockFormat, CpuBlocks, DeviceBlocks
 from fabric.engine.executor import HostedModel
+from fabric.engine.forward_pass import ForwardPass, KVMemory
 from fabric.engine.held_weights import HeldWeights
 from fabric.engine.memory_plan import DeviceMemory
-from fabric.engine.model_runner import KVMemory, ModelRunner
+from fabric.engine.model_runner import ModelRunner
 from fabric.engine.mover import ModelBlocks
 from fabric.engine.sampler import Sampler
 from fabric.engine.sequence_table import SequenceTable
 from fabric.engine.settings import ModelSettings, WorkerSettings
+from fabric.engine.step_inputs import CudaInputs, HostInputs, StepInputs
 from fabric.engine.tiers import open_tiers, space_of, split_parking
 from fabric.engine.vocab_parallel import VocabShard
 from fabric.models.loader import RankPlace
@@ -42,6 +46,7 @@ class WorkerModel:
             ConfigError: The model can't be cut so, or its blocks can't be parked as asked for.
         """
         self._worker = worker
+        self._place = place
         self._backend = backend
         self.weights = HeldWeights(settings, worker, backend, place, progress)
         block_shape = self.weights.kv_block_shape(worker.block_size)
@@ -67,7 +72,7 @@ class WorkerModel:
     def view(self, arena: Arena, memory: DeviceMemory, place: int) -> KVMemory:
         """The arena as the model sees it that is at this place among the worker's."""
         addresses = BlockAddresses.in_slabs(memory, place, self._block.block_bytes)
-        return KVMemory(arena.view(self._block), addresses)
+        return KVMemory(arena.view(self._block), addresses, arena.padding)
 
     def runner(self, kv: KVMemory, tensor: Group, pipeline: Group) -> ModelRunner:
         """What runs the model's iterations while its weights are there."""
@@ -76,7 +81,9 @@ class WorkerModel:
         token_ids = weights.shard.vocabulary(weights.config)
         vocab = VocabShard(tensor, token_ids, weights.config.vocab_size)
         sampler = Sampler(frozenset(weights.defaults.eos_token_ids), vocab)
-        return ModelRunner(weights.model, self._backend, kv, table, sampler, pipeline)
+        recorder = self._recorder(tensor, pipeline)
+        forward = ForwardPass(weights.model, kv, self._inputs(), pipeline, recorder)
+        return ModelRunner(forward, self._backend, kv, table, sampler)
 
     def blocks(self, kv: KVMemory) -> ModelBlocks:
         """What the model's blocks are moved between."""
@@ -87,9 +94,19 @@ class WorkerModel:
         for tier in self._tiers.values():
             tier.close(leaves_parked)
 
+    def _inputs(self) -> StepInputs:
+        is_host = self._place.device.type == "cpu"
+        return HostInputs() if is_host else CudaInputs(self._place.device, torch.cuda)
+
+    def _recorder(self, tensor: Group, pipeline: Group) -> Recorder | None:
+        """What records decodes, where nothing but this rank's GPU takes part in them."""
+        is_alone = tensor.size == pipeline.size == 1
+        is_on = self._worker.cuda_graphs and self._place.device.type == "cuda"
+        return CudaGraphRecorder() if is_on and is_alone else None
+
     def _device_blocks(self, kv: KVMemory) -> DeviceBlocks:
         if kv.kv_cache.is_cuda:
             return CudaBlocks(kv.kv_cache, torch.cuda, kv.addresses)
         worker = self._worker
-        backend = select_backend(worker.device, worker.backend, num_threads=1)
+        backend = select_backend("cpu", worker.backend, num_threads=1)
         return CpuBlocks(kv.kv_cache, backend, kv.addresses)

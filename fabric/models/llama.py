@@ -58,7 +58,7 @@ class LlamaForCausalLM:
             norm_eps=config.rms_norm_eps,
             cos_sin=cos_sin_table(
                 config.rope, config.head_dim, max_model_len or config.max_position_embeddings
-            ),
+            ).to(part.device),
         )
         self._parts = LlamaParts(config, part, backend, shape)
 

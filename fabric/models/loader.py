@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -108,13 +108,15 @@ class LoadedModel(OpenedModel):
 class RankPlace:
     """Where in a device group a rank is; ``group`` are the tensor ranks of its stage.
 
-    ``layer_split`` are the layers of each stage; None: see fabric.models.shard.
+    ``layer_split`` are the layers of each stage; None: see fabric.models.shard. ``device`` is
+    what its tensors are on.
     """
 
     parallel: ParallelConfig
     stage: int
     group: Group
     layer_split: tuple[int, ...] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
     def alone(cls) -> "RankPlace":
@@ -128,7 +130,7 @@ class RankPlace:
             ConfigError: The model can't be cut so.
         """
         shard = shard_of(config, self.parallel, self.stage, self.group.rank, self.layer_split)
-        return RankPart(shard, self.group)
+        return RankPart(shard, self.group, self.device)
 
 
 def open_model(

@@ -1,8 +1,9 @@
 """What the engine asks of every model family."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from fabric.models.checkpoint import Checkpoint
@@ -16,10 +17,14 @@ from kernels.ops import RaggedBatch
 
 @dataclass(frozen=True, slots=True)
 class RankPart:
-    """One rank's shard, and the tensor ranks of its stage, that have the rest of its layers."""
+    """One rank's shard, and the tensor ranks of its stage, that have the rest of its layers.
+
+    ``device`` is what the rank's tensors are on.
+    """
 
     shard: Shard
     group: Group
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
     def whole(cls, config: ModelConfig) -> "RankPart":
