@@ -18,12 +18,12 @@ from fabric.scheduler.admission import check_fits
 from fabric.scheduler.batch_chooser import BatchChooser
 from fabric.scheduler.explain import explain
 from fabric.scheduler.fairness import Fairness
-from fabric.scheduler.lane import Lane, ScheduledModel
+from fabric.scheduler.intake import Intake
+from fabric.scheduler.lane import ScheduledModel
 from fabric.scheduler.lengths import LengthEstimator
-from fabric.scheduler.load import Totals, report_load
+from fabric.scheduler.load import report_load
 from fabric.scheduler.output import (
     RequestEnd,
-    SampledTokens,
     SchedulerOutput,
     SequenceUpdate,
     StepResult,
@@ -33,14 +33,12 @@ from fabric.scheduler.planner import Planner
 from fabric.scheduler.policies import PolicyConfig, make_policy
 from fabric.scheduler.policy import Policy
 from fabric.scheduler.presence import Presence
-from fabric.scheduler.request import SequenceState, SequenceStatus
+from fabric.scheduler.request import SequenceStatus
 from fabric.scheduler.request_pool import RequestPool
 from fabric.scheduler.room import Room
 from fabric.scheduler.settings import SchedulerConfig
-from fabric.scheduler.stopping import append_token
 from fabric.scheduler.swapper import Swapper
 
-_RUNNING = SequenceStatus.RUNNING
 _NO_ORDERS = WorkerOrders()
 
 
@@ -94,9 +92,7 @@ class Scheduler:
         self._presence.follow(self._pool, self._room, self._choosers)
         self._planner = Planner(config, self._pool, self._room, self._choosers, self._presence)
         self._step = 0
-        self._num_steps = 0
-        self._num_tokens = 0
-        self._num_superfluous_tokens = 0
+        self._intake = Intake(self._pool)
         self._now = 0.0
         self._updated_s = 0.0
         self._starts_s: dict[int, float] = {}
@@ -249,7 +245,7 @@ class Scheduler:
     def update_from_output(
         self, output: SchedulerOutput, result: StepResult, now: float
     ) -> list[SequenceUpdate]:
-        """Take in what an iteration computed.
+        """Take in what an iteration computed; results come in the order of the iterations.
 
         Results for sequences that ended in the meantime are dropped. Of those that were preempted
         only the token is of use: nothing more of them was scheduled until it came.
@@ -257,41 +253,9 @@ class Scheduler:
         self._now = now
         elapsed_s = now - max(self._starts_s.pop(output.step, now), self._updated_s)
         self._updated_s = now
-        error = self._error_of(output, result)
-        samples = {} if error else {item.key: item for item in result.sampled}
-        updates: list[SequenceUpdate] = []
-        shares: list[tuple[SequenceState, int]] = []
-        pool, step, lane = self._pool, output.step, self._pool.lanes[output.model]
-        sequences, note_run, caches = pool.sequences, pool.policy.note_run, lane.kv.prefix_cache
-        for item in output.scheduled:
-            key, num_new_tokens = item.key, item.num_new_tokens
-            sequence = sequences.get(key)
-            if sequence is None:
-                self._num_superfluous_tokens += num_new_tokens
-                continue
-            if item.num_samples:
-                sequence.num_pending -= 1
-            if step < sequence.first_step:
-                self._take_late_sample(lane, sequence, samples.get(key), now, updates)
-                continue
-            if error:
-                pool.recompute(sequence, now)
-                sequence.request.last_preemption = error
-                continue
-            sequence.num_computed_tokens += num_new_tokens
-            self._num_tokens += num_new_tokens
-            shares.append((sequence, num_new_tokens))
-            if caches:
-                lane.kv.register(key, sequence.num_computed_tokens)
-            if item.num_samples:
-                self._take_samples(lane, sequence, samples[key], now, updates)
-            if sequence.status is _RUNNING:
-                rank = note_run(sequence, elapsed_s, now)
-                if rank is not sequence.rank:
-                    pool.rerank(sequence, rank)
-        pool.charge(shares, elapsed_s)
-        self._num_steps += bool(output.scheduled)
-        return updates
+        if result.error:
+            self._intake.note_error(output.model, result.error, self._step)
+        return self._intake.take_in(output, result, elapsed_s, now)
 
     def stop(self, key: int, match: StopMatch, now: float) -> None:
         """End a sequence in whose text a stop string was found; it may have ended already."""
@@ -312,9 +276,7 @@ class Scheduler:
 
     def report(self) -> LoadReport:
         """The load at this moment; a request with any running sequence counts as running."""
-        totals = Totals(
-            self._num_steps, self._num_tokens, self._num_superfluous_tokens, self._stall_s
-        )
+        totals = self._intake.totals(self._stall_s)
         return report_load(self._pool, self._swappers, self._choosers, self._presence, totals)
 
     def _make_policy(self, config: PolicyConfig) -> Policy:
@@ -355,60 +317,3 @@ class Scheduler:
         blocks = [replace(orders, transfers=()) for orders in given if orders.poisoned]
         blocks += [replace(orders, poisoned=()) for orders in given if orders.transfers]
         return WorkerOrders(tuple(blocks), weights, punched)
-
-    def _take_samples(
-        self,
-        lane: Lane,
-        sequence: SequenceState,
-        sample: SampledTokens,
-        now: float,
-        updates: list[SequenceUpdate],
-    ) -> None:
-        if sequence.request.first_token_s is None:
-            sequence.request.first_token_s = now
-            lane.num_queued_tokens -= sequence.num_prompt_tokens
-        if sequence.num_samples > 1:
-            updates += self._fork(lane, sequence, sample, now)
-            return
-        update = append_token(lane, sequence, sample.token_ids, sample.logprobs)
-        updates.append(update)
-        if update.finish_reason is not None:
-            self._pool.finish(sequence, now)
-
-    def _take_late_sample(
-        self,
-        lane: Lane,
-        sequence: SequenceState,
-        sample: SampledTokens | None,
-        now: float,
-        updates: list[SequenceUpdate],
-    ) -> None:
-        """Take the token of a sequence that was preempted in flight; siblings are drawn again."""
-        if sample is not None and sequence.num_samples == 1:
-            self._take_samples(lane, sequence, sample, now, updates)
-        sequence.await_pending()
-
-    def _error_of(self, output: SchedulerOutput, result: StepResult) -> str:
-        """Why an iteration is void; those that were begun before this was known are, too."""
-        lane = self._pool.lanes[output.model]
-        if result.error:
-            lane.last_void_step, lane.last_error = self._step, result.error
-        return lane.last_error if output.step <= lane.last_void_step else ""
-
-    def _fork(
-        self, lane: Lane, parent: SequenceState, sample: SampledTokens, now: float
-    ) -> list[SequenceUpdate]:
-        """Give each sibling its first token; those that go on share the parent's blocks."""
-        family = [parent, *self._pool.fork(parent, now)]
-        updates = [
-            append_token(lane, sequence, sample.token_ids[i : i + 1], sample.logprobs[i : i + 1])
-            for i, sequence in enumerate(family)
-        ]
-        ends = [update.finish_reason is not None for update in updates]
-        for child, has_ended in zip(family[1:], ends[1:], strict=True):
-            if not has_ended:
-                self._pool.run_fork(parent, child, now)
-        for sequence, has_ended in zip(family, ends, strict=True):
-            if has_ended:
-                self._pool.finish(sequence, now)
-        return updates
