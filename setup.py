@@ -9,7 +9,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 CSRC = Path("kernels/cpu/csrc")
-COMMON_SOURCES = ("bindings.cpp", "cache.cpp", "threads.cpp")
+COMMON_SOURCES = ("batch.cpp", "bindings.cpp", "cache.cpp", "decoder.cpp", "threads.cpp")
 ISA_SOURCES = ("attention.cpp", "layers.cpp", "linear.cpp", "table.cpp")
 GROUP_CSRC = Path("fabric/parallel/csrc")
 GROUP_SOURCES = ("bindings.cpp", "channel.cpp", "collectives.cpp", "sums.cpp")
@@ -69,7 +69,7 @@ setup(
         Extension(
             "kernels.cpu._kernels",
             sources=[str(CSRC / name) for name in COMMON_SOURCES + ISA_SOURCES],
-            depends=[str(CSRC / name) for name in ("cache.h", "kernels.h", "simd.h", "threads.h")],
+            depends=[str(path) for path in sorted(CSRC.glob("*.h"))],
             optional=True,
         ),
         Extension(

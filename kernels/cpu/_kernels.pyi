@@ -2,6 +2,17 @@
 
 def supported_isas() -> list[str]: ...
 
+class DecoderLayer:
+    """Tuples here and below are as in csrc/bindings.cpp."""
+
+    def __init__(
+        self,
+        bf16: bool,
+        shape: tuple[float, ...],
+        weights: tuple[int | tuple[int, int, int], ...],
+        index: int,
+    ) -> None: ...
+
 class Kernels:
     def __init__(self, isa: str, num_threads: int) -> None: ...
     def packed_rows(self, rows: int) -> int: ...
@@ -53,9 +64,7 @@ class Kernels:
         key_stride: int,
         value: int,
         value_stride: int,
-        kv_cache: int,
-        kv_shape: tuple[int, ...],
-        block_stride: int,
+        kv_cache: tuple[int, ...],
         layer: int,
         slots: int,
         num_tokens: int,
@@ -67,18 +76,29 @@ class Kernels:
         query_stride: int,
         num_heads: int,
         out: int,
-        kv_cache: int,
-        kv_shape: tuple[int, ...],
-        block_stride: int,
+        kv_cache: tuple[int, ...],
         layer: int,
-        positions: int,
-        query_start: int,
-        context_lens: int,
-        block_tables: int,
-        num_tokens: int,
-        num_seqs: int,
-        max_blocks: int,
+        batch: tuple[int, ...],
         scale: float,
+    ) -> None: ...
+    def attention_half(
+        self,
+        layer: DecoderLayer,
+        x: int,
+        residual: int,
+        out: int,
+        batch: tuple[int, ...],
+        kv_cache: tuple[int, ...],
+    ) -> None: ...
+    def mlp_half(
+        self, layer: DecoderLayer, x: int, residual: int, out: int, num_tokens: int
+    ) -> None: ...
+    def run_layers(
+        self,
+        layers: list[DecoderLayer],
+        hidden: int,
+        batch: tuple[int, ...],
+        kv_cache: tuple[int, ...],
     ) -> None: ...
     def copy_blocks(
         self,

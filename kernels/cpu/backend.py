@@ -9,10 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.composed import ComposedLayer, run_layers
 from kernels.cpu import _kernels
 from kernels.cpu.checks import (
-    check_batch,
     check_blocks,
     check_cache,
     check_heads,
@@ -20,6 +18,7 @@ from kernels.cpu.checks import (
     check_matrix,
     describe,
 )
+from kernels.cpu.decoder import CpuLayer, batch_address, cache_address
 from kernels.ops import (
     DecoderLayer,
     DecoderShape,
@@ -167,9 +166,7 @@ class CpuBackend:
             key.stride(0),
             value.data_ptr(),
             value.stride(0),
-            kv_cache.data_ptr(),
-            kv_cache.shape,
-            kv_cache.stride(0),
+            cache_address(kv_cache),
             layer,
             slots.data_ptr(),
             num_tokens,
@@ -182,7 +179,6 @@ class CpuBackend:
         is_bf16 = check_heads("query", query)
         check_cache(kv_cache, layer, query)
         num_tokens, num_heads, _ = query.shape
-        num_seqs, max_blocks = check_batch(batch, num_tokens)
         out = torch.empty(query.shape, dtype=query.dtype)
         self._kernels.paged_attention(
             is_bf16,
@@ -190,17 +186,9 @@ class CpuBackend:
             query.stride(0),
             num_heads,
             out.data_ptr(),
-            kv_cache.data_ptr(),
-            kv_cache.shape,
-            kv_cache.stride(0),
+            cache_address(kv_cache),
             layer,
-            batch.positions.data_ptr(),
-            batch.query_start.data_ptr(),
-            batch.context_lens.data_ptr(),
-            batch.block_tables.data_ptr(),
-            num_tokens,
-            num_seqs,
-            max_blocks,
+            batch_address(batch, num_tokens),
             scale,
         )
         return out
@@ -228,8 +216,8 @@ class CpuBackend:
     def decoder_layer(
         self, shape: DecoderShape, weights: DecoderWeights, index: int
     ) -> DecoderLayer:
-        """The operations above, one after the other."""
-        return ComposedLayer(self, shape, weights, index)
+        """A layer whose halves are one call each."""
+        return CpuLayer(self._kernels, shape, weights, index)
 
     def run_layers(
         self,
@@ -238,5 +226,15 @@ class CpuBackend:
         batch: RaggedBatch,
         kv_cache: Tensor,
     ) -> Tensor:
-        """Layer by layer."""
-        return run_layers(layers, hidden, batch, kv_cache)
+        """All layers in one call."""
+        own = [layer for layer in layers if isinstance(layer, CpuLayer)]
+        assert len(own) == len(layers), "layers of another backend"
+        if own:
+            own[0].check(hidden, kv_cache)
+            self._kernels.run_layers(
+                [layer.handle for layer in own],
+                hidden.data_ptr(),
+                batch_address(batch, len(hidden)),
+                cache_address(kv_cache),
+            )
+        return hidden

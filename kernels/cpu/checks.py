@@ -89,6 +89,7 @@ def check_batch(batch: RaggedBatch, num_tokens: int) -> tuple[int, int]:
     num_seqs, max_blocks = batch.block_tables.shape
     int32 = torch.int32
     check_like("positions", batch.positions, (num_tokens,), int32)
+    check_like("slots", batch.slots, (num_tokens,), torch.int64)
     check_like("query_start", batch.query_start, (num_seqs + 1,), int32)
     check_like("context_lens", batch.context_lens, (num_seqs,), int32)
     check_like("block_tables", batch.block_tables, (num_seqs, max_blocks), int32)

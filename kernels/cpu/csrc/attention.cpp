@@ -1,27 +1,33 @@
 // Causal attention over paged keys and values, with an online softmax over tiles of keys.
 //
-// A row is one query head of one token. Tiles of keys start at multiples of kKeys from position 0
-// and hold a row's keys up to its own position, whatever the block size and whichever rows share
-// the tile; scores are chains over head_dim, outputs are chains over keys. So a row's arithmetic
-// depends on its position alone. Source: FlashAttention (Dao et al., 2022), algorithm 1.
+// A row is one query head of one token. The context is walked in segments of kSegment keys, and
+// these in tiles of kKeys, from position 0 up to a row's own, whatever the block size and whichever
+// rows share a tile; scores are chains over head_dim, a segment's sums are chains over its keys, and
+// segments are folded together in order. So a row's arithmetic depends on its position alone, also
+// where the segments of a long context are different threads' work. In bfloat16, two neighbours in
+// head_dim, or in the keys, are one step of a chain, and weights are rounded to bfloat16. Source:
+// FlashAttention (Dao et al., 2022), algorithm 1; Flash-Decoding (Dao et al., 2023).
 #include "simd.h"
 
 namespace KERNEL_ISA {
 namespace {
 
-constexpr int kKeys = 32;
+constexpr int kKeys = 64;
 constexpr int kRowGroup = 4;  // rows that share a pass over the keys
-static_assert(kKeys % (2 * kLanes) == 0 && kAttentionRows % kRowGroup == 0);
+constexpr int kKeyVectors = kKeys / kLanes < 4 ? kKeys / kLanes : 4;
+constexpr int kValueVectors = kLanes == 16 ? 4 : 2;
+static_assert(kKeys % (kKeyVectors * kLanes) == 0 && kSegment % kKeys == 0);
 
-// What one task keeps in float32; the stride of head_dim is a whole number of vectors.
+// What one task keeps; strides are whole numbers of vectors. A step is 4 bytes, see simd.h.
+template <class T>
 struct Scratch {
-  alignas(64) float query[kAttentionRows * kMaxHeadDim];
-  alignas(64) float sums[kAttentionRows * kMaxHeadDim];
-  alignas(64) float keys[kMaxHeadDim * kKeys];  // [head_dim][kKeys]
-  alignas(64) float values[kKeys * kMaxHeadDim];
+  alignas(64) T query[kAttentionRows * kMaxHeadDim];
+  alignas(64) uint32_t keys[kMaxHeadDim * kKeys];    // [steps of head_dim][kKeys]
+  alignas(64) uint32_t values[kKeys * kMaxHeadDim];  // [steps of keys][head_dim]
   alignas(64) float scores[kAttentionRows * kKeys];
-  float most[kAttentionRows];
-  float total[kAttentionRows];
+  alignas(64) T weights[kAttentionRows * kKeys];
+  alignas(64) float sums[kAttentionRows * kPartialStride];    // a segment's
+  alignas(64) float folded[kAttentionRows * kPartialStride];  // of all segments until now
   int64_t position[kAttentionRows];
 };
 
@@ -38,20 +44,57 @@ struct MakeLanes<0, kLane...> {
 
 // Interleaves the lower (kFrom = 0) or upper (kFrom = kLanes / 2) halves of two vectors.
 template <int kFrom, int... kLane>
-inline VecF interleave(VecF a, VecF b, Lanes<kLane...>) {
+inline VecU interleave(VecU a, VecU b, Lanes<kLane...>) {
   return __builtin_shufflevector(a, b, (kFrom + kLane / 2 + kLane % 2 * kLanes)...);
 }
 
 // Transposes a square: log2(kLanes) rounds of interleaving row i with row i + kLanes / 2.
-inline void transpose(VecF (&rows)[kLanes]) {
+inline void transpose(VecU (&rows)[kLanes]) {
   const MakeLanes<kLanes>::Type lanes;
   for (int round = 1; round < kLanes; round *= 2) {
-    VecF next[kLanes];
+    VecU next[kLanes];
     for (int i = 0; i < kLanes / 2; ++i) {
       next[2 * i] = interleave<0>(rows[i], rows[i + kLanes / 2], lanes);
       next[2 * i + 1] = interleave<kLanes / 2>(rows[i], rows[i + kLanes / 2], lanes);
     }
     for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
+  }
+}
+
+// Loads kLanes steps of a row that has n elements left.
+template <class T>
+inline VecU load_units(const T* p, int64_t n) {
+  constexpr int64_t kElements = kLanes * kStep<T>;
+  if (n >= kElements) return load_as<VecU>(p);
+  T padded[kElements] = {};
+  if (n > 0) std::memcpy(padded, p, n * sizeof(T));
+  return load_as<VecU>(padded);
+}
+
+// One step of kLanes columns: an element of each in float32, of two rows in bfloat16.
+inline VecU interleave_rows(const float* const* rows, int64_t column, int64_t n) {
+  return (VecU)load(rows[0] + column, n);
+}
+
+inline VecU interleave_rows(const BFloat16* const* rows, int64_t column, int64_t n) {
+  VecU first = (VecU)load(rows[0] + column, n) >> 16;
+  return first | (VecU)load(rows[1] + column, n);
+}
+
+// A row of a segment's sums, or of all: the greatest score, the total of weights, then head_dim.
+inline float& most(float* row) { return row[0]; }
+inline float& total(float* row) { return row[1]; }
+inline float* sums(float* row) { return row + kPartialHeader; }
+
+void fold(float* row, float* segment, int64_t stride) {
+  float greatest = max(broadcast(most(row)), broadcast(most(segment)))[0];
+  float keep = exp(broadcast(most(row) - greatest))[0];
+  float take = exp(broadcast(most(segment) - greatest))[0];
+  most(row) = greatest;
+  total(row) = total(row) * keep + total(segment) * take;
+  for (int64_t i = 0; i < stride; i += kLanes) {
+    VecF kept = load(sums(row) + i) * keep;
+    store(sums(row) + i, multiply_add(load(sums(segment) + i), broadcast(take), kept));
   }
 }
 
@@ -62,145 +105,251 @@ class Attention {
       : args_(args),
         task_(task),
         dim_(args.head_dim),
+        steps_(ceil_div(args.head_dim, kStep<T>)),
         stride_(ceil_div(args.head_dim, kLanes) * kLanes),
+        query_stride_(steps_ * kStep<T>),
         group_(args.num_heads / args.num_kv_heads),
         first_token_(args.query_start[task.sequence]) {}
 
+  // Covers all segments, or one and leaves its sums in the task's partial sums.
   void run() {
     load_queries();
     int64_t num_keys = s_.position[task_.num_rows - 1] + 1;
-    for (int64_t first = 0; first < num_keys; first += kKeys) {
-      load_tile(first, min(kKeys, num_keys - first));
-      for (int64_t row = 0; row < task_.num_rows; row += kRowGroup) score_rows(row);
-      for (int64_t row = 0; row < task_.num_rows; ++row) {
-        int64_t num_visible = min(kKeys, s_.position[row] + 1 - first);
-        if (num_visible > 0) add_tile(row, num_visible);
+    if (task_.partial != nullptr) {
+      add_segment(task_.segment * kSegment, num_keys);
+      return std::memcpy(task_.partial, s_.sums, task_.num_rows * kRowBytes), void();
+    }
+    for (int64_t first = 0; first < num_keys; first += kSegment) {
+      add_segment(first, num_keys);
+      if (first == 0) {
+        std::memcpy(s_.folded, s_.sums, task_.num_rows * kRowBytes);
+      } else {
+        fold_segment(first, s_.sums);
       }
     }
     store_rows();
   }
 
+  // Folds the partial sums that tasks left for the same rows, one segment after the other.
+  void fold_partials() {
+    load_positions();
+    const int64_t num_segments = ceil_div(s_.position[task_.num_rows - 1] + 1, kSegment);
+    std::memcpy(s_.folded, task_.partial, task_.num_rows * kRowBytes);
+    for (int64_t segment = 1; segment < num_segments; ++segment) {
+      fold_segment(segment * kSegment,
+                   task_.partial + segment * task_.num_rows * kPartialStride);
+    }
+    store_rows();
+  }
+
  private:
+  static constexpr int64_t kRowBytes = kPartialStride * sizeof(float);
+
   int64_t token(int64_t row) const { return first_token_ + (task_.first_row + row) / group_; }
 
   int64_t head(int64_t row) const {
     return task_.kv_head * group_ + (task_.first_row + row) % group_;
   }
 
-  void load_queries() {
+  void load_positions() {
     for (int64_t row = 0; row < task_.num_rows; ++row) {
-      const T* query = static_cast<const T*>(args_.query) + token(row) * args_.query_stride +
-                       head(row) * dim_;
-      for (int64_t i = 0; i < dim_; i += kLanes) {
-        store(s_.query + row * stride_ + i, load(query + i, dim_ - i) * args_.scale);
-        store(s_.sums + row * stride_ + i, VecF{});
-      }
       s_.position[row] = args_.positions[token(row)];
-      s_.most[row] = -__builtin_inff();
-      s_.total[row] = 0.0f;
-    }
-    // The last group is computed whole; its missing rows' scores are not used.
-    for (int64_t row = task_.num_rows; row % kRowGroup != 0; ++row) {
-      std::memset(s_.query + row * stride_, 0, stride_ * sizeof(float));
     }
   }
 
-  // Loads a tile of keys, transposed, and of values; keys past num_keys become zeros.
+  void load_queries() {
+    load_positions();
+    for (int64_t row = 0; row < task_.num_rows; ++row) {
+      const T* query = static_cast<const T*>(args_.query) + token(row) * args_.query_stride +
+                       head(row) * dim_;
+      T* to = s_.query + row * query_stride_;
+      std::memcpy(to, query, dim_ * sizeof(T));
+      for (int64_t i = dim_; i < query_stride_; ++i) to[i] = T{};
+    }
+  }
+
+  void fold_segment(int64_t first, float* segment) {
+    for (int64_t row = 0; row < task_.num_rows; ++row) {
+      if (s_.position[row] < first) continue;
+      fold(s_.folded + row * kPartialStride, segment + row * kPartialStride, stride_);
+    }
+  }
+
+  void add_segment(int64_t first, int64_t num_keys) {
+    for (int64_t row = 0; row < task_.num_rows; ++row) {
+      float* to = s_.sums + row * kPartialStride;
+      most(to) = -__builtin_inff();
+      total(to) = 0.0f;
+      for (int64_t i = 0; i < stride_; i += kLanes) store(sums(to) + i, VecF{});
+    }
+    const int64_t end = min(first + kSegment, num_keys);
+    int64_t start = 0;  // rows before it see none of the tile
+    for (; first < end; first += kKeys) {
+      while (s_.position[start] < first) ++start;
+      load_tile(first, min(kKeys, end - first));
+      for (int64_t row = start; row < task_.num_rows; row += kRowGroup) {
+        score_rows(row, min(kRowGroup, task_.num_rows - row));
+      }
+      for (int64_t row = start; row < task_.num_rows; row += kRowGroup) {
+        add_tile(row, min(kRowGroup, task_.num_rows - row), first);
+      }
+    }
+  }
+
+  // Loads a tile of keys, transposed, and of values; what is past num_keys becomes zeros.
   void load_tile(int64_t first, int64_t num_keys) {
     const int32_t* table = args_.block_tables + task_.sequence * args_.max_blocks;
-    static constexpr T kZeros[kMaxHeadDim] = {};
+    alignas(64) static constexpr T kZeros[kMaxHeadDim] = {};
     const T* keys[kKeys];
-    for (const T*& key : keys) key = kZeros;
+    const T* values[kKeys];
     for (int64_t j = 0; j < num_keys; ++j) {
       int64_t block = table[(first + j) / args_.block_size];
       int64_t offset = block * args_.block_stride +
                        (task_.kv_head * args_.block_size + (first + j) % args_.block_size) * dim_;
       keys[j] = static_cast<const T*>(args_.keys) + offset;
-      const T* value = static_cast<const T*>(args_.values) + offset;
-      for (int64_t i = 0; i < dim_; i += kLanes) {
-        store(s_.values + j * stride_ + i, load(value + i, dim_ - i));
-      }
+      values[j] = static_cast<const T*>(args_.values) + offset;
     }
-    for (int64_t j = 0; j < kKeys; j += kLanes) {
+    for (int64_t j = num_keys; j < kKeys; ++j) keys[j] = values[j] = kZeros;
+    num_loaded_ = ceil_div(num_keys, kLanes) * kLanes;
+    for (int64_t j = 0; j < num_loaded_; j += kLanes) load_keys(keys + j, j);
+    for (int64_t j = 0; j < num_keys; j += kStep<T>) {
+      uint32_t* to = s_.values + j / kStep<T> * stride_;
       for (int64_t i = 0; i < dim_; i += kLanes) {
-        VecF square[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane) {
-          square[lane] = load(keys[j + lane] + i, dim_ - i);
-        }
-        transpose(square);
-        for (int lane = 0; lane < kLanes; ++lane) store(s_.keys + (i + lane) * kKeys + j, square[lane]);
+        store_units(to + i, interleave_rows(values + j, i, dim_ - i));
       }
     }
   }
 
-  void score_rows(int64_t row) {
-    const float* query = s_.query + row * stride_;
-    for (int64_t j = 0; j < kKeys; j += 2 * kLanes) {
-      VecF sum[kRowGroup][2] = {};
-      for (int64_t i = 0; i < dim_; ++i) {
-        VecF low = load(s_.keys + i * kKeys + j), high = load(s_.keys + i * kKeys + j + kLanes);
-        for (int r = 0; r < kRowGroup; ++r) {
-          VecF q = broadcast(query[r * stride_ + i]);
-          sum[r][0] = multiply_add(q, low, sum[r][0]);
-          sum[r][1] = multiply_add(q, high, sum[r][1]);
-        }
+  void load_keys(const T* const* keys, int64_t j) {
+    for (int64_t i = 0; i < steps_; i += kLanes) {
+      VecU square[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) {
+        square[lane] = load_units(keys[lane] + i * kStep<T>, dim_ - i * kStep<T>);
       }
-      for (int r = 0; r < kRowGroup; ++r) {
-        store(s_.scores + (row + r) * kKeys + j, sum[r][0]);
-        store(s_.scores + (row + r) * kKeys + j + kLanes, sum[r][1]);
+      transpose(square);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        store_units(s_.keys + (i + lane) * kKeys + j, square[lane]);
       }
     }
   }
 
-  // Folds a tile's visible keys into a row's softmax and weighted sum.
-  void add_tile(int64_t row, int64_t num_visible) {
-    float* scores = s_.scores + row * kKeys;
-    VecF tile_most = broadcast(-__builtin_inff());
-    for (int j = 0; j < kKeys; j += kLanes) {
-      VecI is_visible = lane_numbers() + j < static_cast<int32_t>(num_visible);
-      VecF score = is_visible ? load(scores + j) : broadcast(-__builtin_inff());
-      store(scores + j, score);
+  static void store_units(uint32_t* to, VecU units) { std::memcpy(to, &units, sizeof units); }
+
+  void score_rows(int64_t row, int64_t num_rows) {
+    for (int64_t j = 0; j < num_loaded_; j += kKeyVectors * kLanes) {
+      switch (num_rows) {
+        case 1: score_keys<1>(row, j); break;
+        case 2: score_keys<2>(row, j); break;
+        case 3: score_keys<3>(row, j); break;
+        default: score_keys<kRowGroup>(row, j);
+      }
+    }
+  }
+
+  template <int kRows>
+  void score_keys(int64_t row, int64_t j) {
+    const T* query = s_.query + row * query_stride_;
+    VecF sum[kRows][kKeyVectors] = {};
+    for (int64_t i = 0; i < steps_; ++i) {
+      const T* keys = reinterpret_cast<const T*>(s_.keys + i * kKeys + j);
+      for (int v = 0; v < kKeyVectors; ++v) {
+        auto key = load_steps(keys + v * kLanes * kStep<T>);
+        for (int r = 0; r < kRows; ++r) {
+          auto q = broadcast_step(query + r * query_stride_ + i * kStep<T>);
+          sum[r][v] = multiply_add(key, q, sum[r][v]);
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      float* scores = s_.scores + (row + r) * kKeys + j;
+      for (int v = 0; v < kKeyVectors; ++v) store(scores + v * kLanes, sum[r][v] * args_.scale);
+    }
+  }
+
+  // Folds a tile's visible keys into the softmax and weighted sums of some rows. What the last of
+  // them sees and others don't has a weight of zero there.
+  void add_tile(int64_t row, int64_t num_rows, int64_t first) {
+    const int64_t num_visible = min(kKeys, s_.position[row + num_rows - 1] + 1 - first);
+    float decay[kRowGroup];
+    for (int64_t r = 0; r < num_rows; ++r) {
+      decay[r] = weigh_keys(row + r, min(kKeys, s_.position[row + r] + 1 - first), num_visible);
+    }
+    switch (num_rows) {
+      case 1: return add_values<1>(row, num_visible, decay);
+      case 2: return add_values<2>(row, num_visible, decay);
+      case 3: return add_values<3>(row, num_visible, decay);
+      default: return add_values<kRowGroup>(row, num_visible, decay);
+    }
+  }
+
+  // Turns the scores of a row's visible keys into weights, and those up to num_keys into zeros.
+  // Returns what the row's sums until now are multiplied by.
+  float weigh_keys(int64_t row, int64_t num_visible, int64_t num_keys) {
+    const float* scores = s_.scores + row * kKeys;
+    float* to = s_.sums + row * kPartialStride;
+    const VecF none = broadcast(-__builtin_inff());
+    VecF visible[kKeys / kLanes];
+    VecF tile_most = none;
+    for (int64_t j = 0; j < num_keys; j += kLanes) {
+      VecI is_visible = lane_numbers() + static_cast<int32_t>(j) < static_cast<int32_t>(num_visible);
+      VecF score = is_visible ? load(scores + j) : none;
+      visible[j / kLanes] = score;
       tile_most = max(tile_most, score);
     }
-    float most = max_lanes(max(tile_most, broadcast(s_.most[row])));
+    float greatest = max_lanes(max(tile_most, broadcast(most(to))));
     VecF tile_total = {};
-    for (int j = 0; j < kKeys; j += kLanes) {
-      VecF weight = exp(load(scores + j) - most);
-      store(scores + j, weight);
+    for (int64_t j = 0; j < num_keys; j += kLanes) {
+      VecF weight = exp(visible[j / kLanes] - greatest);
+      store(s_.weights + row * kKeys + j, weight);
       tile_total += weight;
     }
-    float decay = exp(broadcast(s_.most[row] - most))[0];
-    s_.total[row] = s_.total[row] * decay + sum_lanes(tile_total);
-    s_.most[row] = most;
-    add_values(row, num_visible, decay);
+    float decay = exp(broadcast(most(to) - greatest))[0];
+    total(to) = total(to) * decay + sum_lanes(tile_total);
+    most(to) = greatest;
+    return decay;
   }
 
-  void add_values(int64_t row, int64_t num_visible, float decay) {
+  template <int kRows>
+  void add_values(int64_t row, int64_t num_keys, const float* decay) {
     int64_t i = 0;
-    for (; i + 4 * kLanes <= stride_; i += 4 * kLanes) add_columns<4>(row, i, num_visible, decay);
-    for (; i < stride_; i += kLanes) add_columns<1>(row, i, num_visible, decay);
+    for (; i + kValueVectors * kLanes <= stride_; i += kValueVectors * kLanes) {
+      add_columns<kRows, kValueVectors>(row, i, num_keys, decay);
+    }
+    for (; i < stride_; i += kLanes) add_columns<kRows, 1>(row, i, num_keys, decay);
   }
 
-  template <int kVectors>
-  void add_columns(int64_t row, int64_t column, int64_t num_visible, float decay) {
-    float* sums = s_.sums + row * stride_ + column;
-    VecF sum[kVectors];
-    for (int v = 0; v < kVectors; ++v) sum[v] = load(sums + v * kLanes) * decay;
-    for (int64_t j = 0; j < num_visible; ++j) {
-      VecF weight = broadcast(s_.scores[row * kKeys + j]);
-      const float* value = s_.values + j * stride_ + column;
+  template <int kRows, int kVectors>
+  void add_columns(int64_t row, int64_t column, int64_t num_keys, const float* decay) {
+    float* to = sums(s_.sums + row * kPartialStride) + column;
+    const T* weights = s_.weights + row * kKeys;
+    VecF sum[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
-        sum[v] = multiply_add(weight, load(value + v * kLanes), sum[v]);
+        sum[r][v] = load(to + r * kPartialStride + v * kLanes) * decay[r];
       }
     }
-    for (int v = 0; v < kVectors; ++v) store(sums + v * kLanes, sum[v]);
+    for (int64_t j = 0; j < num_keys; j += kStep<T>) {
+      const uint32_t* value = s_.values + j / kStep<T> * stride_ + column;
+      for (int v = 0; v < kVectors; ++v) {
+        auto steps = load_steps(reinterpret_cast<const T*>(value + v * kLanes));
+        for (int r = 0; r < kRows; ++r) {
+          sum[r][v] = multiply_add(steps, broadcast_step(weights + r * kKeys + j), sum[r][v]);
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        store(to + r * kPartialStride + v * kLanes, sum[r][v]);
+      }
+    }
   }
 
   void store_rows() {
     for (int64_t row = 0; row < task_.num_rows; ++row) {
       T* out = static_cast<T*>(args_.out) + (token(row) * args_.num_heads + head(row)) * dim_;
+      float* from = s_.folded + row * kPartialStride;
       for (int64_t i = 0; i < dim_; i += kLanes) {
-        store(out + i, load(s_.sums + row * stride_ + i) / s_.total[row], dim_ - i);
+        store(out + i, load(sums(from) + i) / total(from), dim_ - i);
       }
     }
   }
@@ -208,16 +357,21 @@ class Attention {
   const AttentionArgs& args_;
   const AttentionTask& task_;
   const int64_t dim_;
-  const int64_t stride_;
+  const int64_t steps_;   // of head_dim
+  const int64_t stride_;  // of head_dim, in whole vectors
+  const int64_t query_stride_;
   const int64_t group_;
   const int64_t first_token_;
-  Scratch s_;
+  int64_t num_loaded_ = 0;  // keys of the tile, in whole vectors
+  Scratch<T> s_;
 };
 
 template <class T>
 void attend(const AttentionArgs& args) {
   parallel_for(args.pool, args.num_tasks,
                [&](int64_t i) { Attention<T>(args, args.tasks[i]).run(); });
+  parallel_for(args.pool, args.num_folds,
+               [&](int64_t i) { Attention<T>(args, args.folds[i]).fold_partials(); });
 }
 
 }  // namespace

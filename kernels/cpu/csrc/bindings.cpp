@@ -5,12 +5,12 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "batch.h"
 #include "cache.h"
-#include "kernels.h"
-#include "threads.h"
+#include "decoder.h"
+#include "team.h"
 
 #if defined(__x86_64__)
 namespace avx512 {
@@ -27,10 +27,6 @@ extern const Table table;
 namespace {
 
 namespace py = pybind11;
-
-// Sharing work out costs as much as this many multiply-adds, or moved elements, on one.
-constexpr int64_t kMinMultiplies = 1 << 17;
-constexpr int64_t kMinElements = 1 << 14;
 
 struct Isa {
   std::string name;
@@ -69,106 +65,71 @@ T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-template <class T>
-void check_below(const T* values, int64_t count, int64_t bound, const char* what) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (values[i] < 0 || values[i] >= bound) {
-      throw std::out_of_range(std::string(what) + " " + std::to_string(values[i]) +
-                              " is outside 0 to " + std::to_string(bound - 1));
-    }
+// From (address, number of blocks, layers, KV heads, block size, head size, block stride).
+Cache make_cache(const py::tuple& t, bool bf16) {
+  auto number = [&](int i) { return t[i].cast<int64_t>(); };
+  return {at<char>(t[0].cast<uintptr_t>()), number(1), number(2), number(3), number(4), number(5),
+          number(6), bf16 ? 2 : 4};
+}
+
+// From (positions, slots, query_start, context_lens, block_tables, tokens, sequences, blocks).
+Batch make_batch(const py::tuple& t) {
+  auto number = [&](int i) { return t[i].cast<int64_t>(); };
+  auto address = [&](int i) { return t[i].cast<uintptr_t>(); };
+  return {at<int32_t>(address(0)), at<int64_t>(address(1)), at<int32_t>(address(2)),
+          at<int32_t>(address(3)), at<int32_t>(address(4)), number(5), number(6), number(7)};
+}
+
+// From (hidden and intermediate size, heads, KV heads, head size, eps, scale, cos_sin, its rows) and
+// (input_norm, qkv, bias, output, mlp_norm, gate_up, down), where linears are (address, out, in).
+DecoderLayer make_layer(bool bf16, const py::tuple& s, const py::tuple& w, int64_t index) {
+  auto size = [&](int i) { return s[i].cast<int64_t>(); };
+  auto address = [&](int i) { return at<void>(w[i].cast<uintptr_t>()); };
+  auto linear = [&](int i) {
+    const py::tuple t = w[i].cast<py::tuple>();
+    return Weight{at<void>(t[0].cast<uintptr_t>()), t[1].cast<int64_t>(), t[2].cast<int64_t>()};
+  };
+  return {bf16 ? DType::kBFloat16 : DType::kFloat32,
+          {size(0), size(1), size(2), size(3), size(4), s[5].cast<float>(), s[6].cast<float>(),
+           at<float>(s[7].cast<uintptr_t>()), size(8)},
+          {address(0), linear(1), address(2), linear(3), address(4), linear(5), linear(6)},
+          index};
+}
+
+// A layer's own operands were checked when it was made.
+void check_layer(const DecoderLayer& layer, const Cache& cache) {
+  const DecoderShape& shape = layer.shape;
+  if (layer.index < 0 || layer.index >= cache.num_layers ||
+      shape.num_kv_heads != cache.num_kv_heads || shape.head_dim != cache.head_dim) {
+    throw std::invalid_argument("layer " + std::to_string(layer.index) + " with " +
+                                std::to_string(shape.num_kv_heads) + " KV heads of " +
+                                std::to_string(shape.head_dim) + " doesn't fit a cache of " +
+                                std::to_string(cache.num_layers) + " layers with " +
+                                std::to_string(cache.num_kv_heads) + " of " +
+                                std::to_string(cache.head_dim));
   }
 }
 
-// One layer of kv_cache[num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim]; in elements.
-struct Layer {
-  Layer(const py::tuple& shape, int64_t layer)
-      : num_blocks(shape[0].cast<int64_t>()),
-        num_kv_heads(shape[3].cast<int64_t>()),
-        block_size(shape[4].cast<int64_t>()),
-        head_dim(shape[5].cast<int64_t>()),
-        keys(layer * 2 * num_kv_heads * block_size * head_dim),
-        values(keys + num_kv_heads * block_size * head_dim) {}
-
-  const int64_t num_blocks, num_kv_heads, block_size, head_dim;
-  const int64_t keys, values;  // where they start in a block
-};
-
-// The addresses of a RaggedBatch, and its sizes.
-struct Batch {
-  const int32_t* positions;
-  const int32_t* query_start;
-  const int32_t* context_lens;
-  const int32_t* block_tables;
-  int64_t num_tokens;
-  int64_t num_sequences;
-  int64_t max_blocks;
-};
-
-// A wrong batch would read or write memory that isn't its own.
-void check_batch(const Batch& b, const Layer& layer) {
-  if (b.query_start[0] != 0 || b.query_start[b.num_sequences] != b.num_tokens) {
-    throw std::invalid_argument("query_start must go from 0 to the number of query rows, " +
-                                std::to_string(b.num_tokens));
-  }
-  for (int64_t sequence = 0; sequence < b.num_sequences; ++sequence) {
-    int64_t first = b.query_start[sequence], end = b.query_start[sequence + 1];
-    int64_t context = b.context_lens[sequence];
-    int64_t num_used = ceil_div(context, layer.block_size);
-    if (first > end || end > b.num_tokens || end - first > context || num_used > b.max_blocks) {
-      throw std::invalid_argument("sequence " + std::to_string(sequence) + " has " +
-                                  std::to_string(end - first) + " new tokens, a context of " +
-                                  std::to_string(context) + " and room for " +
-                                  std::to_string(b.max_blocks * layer.block_size));
-    }
-    for (int64_t token = first; token < end; ++token) {
-      if (b.positions[token] != context - end + token) {
-        throw std::invalid_argument("token " + std::to_string(token) + " is at position " +
-                                    std::to_string(b.positions[token]) + ", not " +
-                                    std::to_string(context - end + token));
-      }
-    }
-    check_below(b.block_tables + sequence * b.max_blocks, num_used, layer.num_blocks, "block");
-  }
-}
-
-std::vector<AttentionTask> cut_attention(const Batch& b, const Layer& layer, int64_t num_heads) {
-  std::vector<AttentionTask> tasks;
-  for (int64_t sequence = 0; sequence < b.num_sequences; ++sequence) {
-    int64_t num_tokens = b.query_start[sequence + 1] - b.query_start[sequence];
-    int64_t num_rows = num_tokens * (num_heads / layer.num_kv_heads);
-    for (int64_t first = 0; first < num_rows; first += kAttentionRows) {
-      int64_t rows = num_rows - first < kAttentionRows ? num_rows - first : kAttentionRows;
-      for (int64_t head = 0; head < layer.num_kv_heads; ++head) {
-        tasks.push_back(
-            {static_cast<int32_t>(sequence), static_cast<int32_t>(head), first, rows});
-      }
-    }
-  }
-  return tasks;
-}
-
-int64_t count_scores(const Batch& b, int64_t num_heads) {
-  int64_t count = 0;
-  for (int64_t sequence = 0; sequence < b.num_sequences; ++sequence) {
-    int64_t num_tokens = b.query_start[sequence + 1] - b.query_start[sequence];
-    count += num_tokens * b.context_lens[sequence];
-  }
-  return count * num_heads;
+void check_step(const DecoderShape& shape, const Batch& batch, const Cache& cache) {
+  check_batch(batch, cache);
+  check_slots(batch.slots, batch.num_tokens, cache);
+  check_below(batch.positions, batch.num_tokens, shape.max_model_len, "position");
 }
 
 class Kernels {
  public:
   Kernels(const std::string& isa, int num_threads)
-      : table_(find_table(isa)), pool_(std::make_unique<ThreadPool>(num_threads)) {}
+      : pool_(std::make_unique<ThreadPool>(num_threads)),
+        team_{find_table(isa), pool_.get(), num_threads} {}
 
   int64_t packed_rows(int64_t rows) const {
-    return ceil_div(rows, table_.panel_width()) * table_.panel_width();
+    return ceil_div(rows, team_.table.panel_width()) * team_.table.panel_width();
   }
 
   void pack_linear(bool bf16, uintptr_t weight, int64_t rows, int64_t columns, int64_t stride,
                    uintptr_t packed) const {
     py::gil_scoped_release release;
-    table_.pack_linear(dtype(bf16), {at<void>(weight), rows, columns, stride}, at<void>(packed),
+    team_.table.pack_linear(dtype(bf16), {at<void>(weight), rows, columns, stride}, at<void>(packed),
                        pool_.get());
   }
 
@@ -176,81 +137,114 @@ class Kernels {
               uintptr_t weight, int64_t out_columns, uintptr_t out) const {
     py::gil_scoped_release release;
     if (rows == 0) return;
-    std::unique_ptr<char[]> scratch(new char[rows * (columns + 1) * (bf16 ? 2 : 4)]);
-    table_.linear(dtype(bf16), {{at<void>(x), rows, columns, stride},
+    const Buffer scratch = allocate(linear_scratch_bytes(rows, columns));
+    team_.table.linear(dtype(bf16), {{at<void>(x), rows, columns, stride},
                                 {at<void>(out), rows, out_columns, out_columns},
                                 at<void>(weight),
                                 scratch.get(),
-                                threads(rows * columns * out_columns, kMinMultiplies)});
+                                team_.threads(rows * columns * out_columns, kMinMultiplies)});
   }
 
   void rms_norm(bool bf16, uintptr_t x, int64_t rows, int64_t columns, int64_t stride,
                 uintptr_t residual, uintptr_t weight, uintptr_t out, float eps) const {
     py::gil_scoped_release release;
-    table_.rms_norm(dtype(bf16), {{at<void>(x), rows, columns, stride},
+    team_.table.rms_norm(dtype(bf16), {{at<void>(x), rows, columns, stride},
                                   at<void>(residual),
                                   at<void>(weight),
                                   at<void>(out),
                                   eps,
-                                  threads(rows * columns, kMinElements)});
+                                  team_.threads(rows * columns, kMinElements)});
   }
 
   void rope(bool bf16, uintptr_t x, int64_t rows, int64_t columns, int64_t stride,
             int64_t head_dim, uintptr_t positions, uintptr_t cos_sin, int64_t max_len) const {
     py::gil_scoped_release release;
     check_below(at<int32_t>(positions), rows, max_len, "position");
-    table_.rope(dtype(bf16), {{at<void>(x), rows, columns, stride},
+    team_.table.rope(dtype(bf16), {{at<void>(x), rows, columns, stride},
                               head_dim,
                               at<int32_t>(positions),
                               at<float>(cos_sin),
-                              threads(rows * columns, kMinElements)});
+                              team_.threads(rows * columns, kMinElements)});
   }
 
   void silu_and_mul(bool bf16, uintptr_t gate_up, int64_t rows, int64_t columns, int64_t stride,
                     uintptr_t out) const {
     py::gil_scoped_release release;
-    table_.silu_and_mul(dtype(bf16), {at<void>(gate_up), rows, columns, stride}, at<void>(out),
-                        threads(rows * columns, kMinElements));
+    team_.table.silu_and_mul(dtype(bf16), {at<void>(gate_up), rows, columns, stride}, at<void>(out),
+                        team_.threads(rows * columns, kMinElements));
   }
 
   void paged_attention(bool bf16, uintptr_t query, int64_t query_stride, int64_t num_heads,
-                       uintptr_t out, uintptr_t kv_cache, const py::tuple& kv_shape,
-                       int64_t block_stride, int64_t layer_index, uintptr_t positions,
-                       uintptr_t query_start, uintptr_t context_lens, uintptr_t block_tables,
-                       int64_t num_tokens, int64_t num_sequences, int64_t max_blocks,
-                       float scale) const {
-    const Layer layer(kv_shape, layer_index);
-    const Batch batch = {at<int32_t>(positions),    at<int32_t>(query_start),
-                         at<int32_t>(context_lens), at<int32_t>(block_tables),
-                         num_tokens,                num_sequences,
-                         max_blocks};
+                       uintptr_t out, const py::tuple& kv_cache, int64_t layer,
+                       const py::tuple& ragged, float scale) const {
+    const Cache cache = make_cache(kv_cache, bf16);
+    const Batch batch = make_batch(ragged);
     py::gil_scoped_release release;
-    check_batch(batch, layer);
-    const std::vector<AttentionTask> tasks = cut_attention(batch, layer, num_heads);
-    const int64_t element = bf16 ? 2 : 4;
-    table_.paged_attention(
-        dtype(bf16),
-        {at<void>(query), query_stride, at<void>(out), at<char>(kv_cache) + layer.keys * element,
-         at<char>(kv_cache) + layer.values * element, block_stride, num_heads, layer.num_kv_heads,
-         layer.head_dim, layer.block_size, batch.positions, batch.query_start, batch.block_tables,
-         max_blocks, tasks.data(), static_cast<int64_t>(tasks.size()), scale,
-         threads(count_scores(batch, num_heads) * layer.head_dim, kMinMultiplies)});
+    check_batch(batch, cache);
+    const AttentionPlan plan(batch, num_heads, cache.num_kv_heads, team_.num_threads);
+    AttentionArgs args = {};
+    args.query = at<void>(query);
+    args.query_stride = query_stride;
+    args.out = at<void>(out);
+    args.keys = cache.keys(layer);
+    args.values = cache.values(layer);
+    args.block_stride = cache.block_stride;
+    args.num_heads = num_heads;
+    args.num_kv_heads = cache.num_kv_heads;
+    args.head_dim = cache.head_dim;
+    args.block_size = cache.block_size;
+    args.positions = batch.positions;
+    args.query_start = batch.query_start;
+    args.block_tables = batch.block_tables;
+    args.max_blocks = batch.max_blocks;
+    args.scale = scale;
+    args.pool = team_.threads(plan.num_scores() * cache.head_dim, kMinMultiplies);
+    plan.fill(args);
+    team_.table.paged_attention(dtype(bf16), args);
   }
 
   void store_kv(bool bf16, uintptr_t key, int64_t key_stride, uintptr_t value,
-                int64_t value_stride, uintptr_t kv_cache, const py::tuple& kv_shape,
-                int64_t block_stride, int64_t layer_index, uintptr_t slots,
+                int64_t value_stride, const py::tuple& kv_cache, int64_t layer, uintptr_t slots,
                 int64_t num_tokens) const {
-    const Layer layer(kv_shape, layer_index);
-    const int64_t element = bf16 ? 2 : 4;
+    const Cache cache = make_cache(kv_cache, bf16);
+    const int64_t element = cache.element_bytes;
     py::gil_scoped_release release;
-    check_below(at<int64_t>(slots), num_tokens, layer.num_blocks * layer.block_size, "slot");
+    check_slots(at<int64_t>(slots), num_tokens, cache);
     ::store_kv({at<char>(key), at<char>(value), key_stride * element, value_stride * element,
-                at<char>(kv_cache) + layer.keys * element,
-                at<char>(kv_cache) + layer.values * element, block_stride * element,
-                layer.num_kv_heads, layer.block_size, layer.head_dim * element, at<int64_t>(slots),
-                num_tokens,
-                threads(num_tokens * layer.num_kv_heads * layer.head_dim, kMinElements)});
+                cache.keys(layer), cache.values(layer), cache.block_stride * element,
+                cache.num_kv_heads, cache.block_size, cache.head_dim * element,
+                at<int64_t>(slots), num_tokens,
+                team_.threads(num_tokens * cache.num_kv_heads * cache.head_dim, kMinElements)});
+  }
+
+  void attention_half(const DecoderLayer& layer, uintptr_t x, uintptr_t residual, uintptr_t out,
+                      const py::tuple& ragged, const py::tuple& kv_cache) const {
+    const Cache cache = make_cache(kv_cache, layer.dtype == DType::kBFloat16);
+    const Batch batch = make_batch(ragged);
+    py::gil_scoped_release release;
+    check_layer(layer, cache);
+    check_step(layer.shape, batch, cache);
+    DecoderRun run(team_, layer.shape, layer.dtype, batch, cache);
+    run.attention(layer, at<void>(x), at<void>(residual), at<void>(out));
+  }
+
+  void mlp_half(const DecoderLayer& layer, uintptr_t x, uintptr_t residual, uintptr_t out,
+                int64_t num_tokens) const {
+    py::gil_scoped_release release;
+    DecoderRun run(team_, layer.shape, layer.dtype, num_tokens);
+    run.mlp(layer, at<void>(x), at<void>(residual), at<void>(out));
+  }
+
+  void run_layers(const std::vector<const DecoderLayer*>& layers, uintptr_t hidden,
+                  const py::tuple& ragged, const py::tuple& kv_cache) const {
+    const DecoderLayer& first = *layers.at(0);
+    const Cache cache = make_cache(kv_cache, first.dtype == DType::kBFloat16);
+    const Batch batch = make_batch(ragged);
+    py::gil_scoped_release release;
+    for (const DecoderLayer* layer : layers) check_layer(*layer, cache);
+    check_step(first.shape, batch, cache);
+    DecoderRun run(team_, first.shape, first.dtype, batch, cache);
+    run.layers(layers.data(), static_cast<int64_t>(layers.size()), at<void>(hidden));
   }
 
   void copy_blocks(uintptr_t source, int64_t num_source_blocks, int64_t source_stride,
@@ -262,18 +256,14 @@ class Kernels {
       check_below(at<int64_t>(pairs) + 2 * pair + 1, 1, num_target_blocks, "target block");
     }
     ::copy_blocks({at<char>(source), at<char>(target), source_stride, target_stride, block_bytes,
-                   at<int64_t>(pairs), num_pairs, threads(num_pairs * block_bytes, kMinElements)});
+                   at<int64_t>(pairs), num_pairs, team_.threads(num_pairs * block_bytes, kMinElements)});
   }
 
  private:
   static DType dtype(bool bf16) { return bf16 ? DType::kBFloat16 : DType::kFloat32; }
 
-  ThreadPool* threads(int64_t work, int64_t least) const {
-    return work < 2 * least ? nullptr : pool_.get();
-  }
-
-  const Table& table_;
   const std::unique_ptr<ThreadPool> pool_;
+  const Team team_;
 };
 
 }  // namespace
@@ -284,6 +274,7 @@ PYBIND11_MODULE(_kernels, m) {
     for (const Isa& isa : supported_isas()) names.append(isa.name);
     return names;
   });
+  py::class_<DecoderLayer>(m, "DecoderLayer").def(py::init(&make_layer));
   py::class_<Kernels>(m, "Kernels")
       .def(py::init<const std::string&, int>())
       .def("packed_rows", &Kernels::packed_rows)
@@ -294,5 +285,8 @@ PYBIND11_MODULE(_kernels, m) {
       .def("silu_and_mul", &Kernels::silu_and_mul)
       .def("paged_attention", &Kernels::paged_attention)
       .def("store_kv", &Kernels::store_kv)
-      .def("copy_blocks", &Kernels::copy_blocks);
+      .def("copy_blocks", &Kernels::copy_blocks)
+      .def("attention_half", &Kernels::attention_half)
+      .def("mlp_half", &Kernels::mlp_half)
+      .def("run_layers", &Kernels::run_layers);
 }

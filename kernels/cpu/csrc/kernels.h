@@ -39,8 +39,15 @@ struct LinearArgs {
   Matrix x;
   Matrix out;
   const void* weight;  // packed by Table::pack_linear
-  void* scratch;       // 4-byte units: x.rows * ceil_div(x.columns, 4 / sizeof(element))
+  void* scratch;       // linear_scratch_bytes(x.rows, x.columns)
   ThreadPool* pool;
+  // Optional: added (contiguous) is summed into x in place, and x is normed before it is multiplied.
+  const void* norm = nullptr;
+  const void* added = nullptr;
+  float norm_eps = 0.0f;
+  // weight has the rows of gates, then as many of ups, a multiple of panel_width; out is
+  // silu(gate) * up.
+  bool is_gated = false;
 };
 
 struct NormArgs {
@@ -61,16 +68,41 @@ struct RopeArgs {
   ThreadPool* pool;
 };
 
-// Some query rows (a row is a token's head) of one sequence against one KV head.
+constexpr int kAttentionRows = 32;
+constexpr int kMaxHeadDim = 256;
+constexpr int64_t kSegment = 256;  // keys whose sums are folded into a row's together
+// What is kept of a row's segment: its greatest score, the total of its weights, and head_dim sums.
+constexpr int64_t kPartialHeader = 16;
+constexpr int64_t kPartialStride = kPartialHeader + kMaxHeadDim;
+
+// The columns of qkv are queries, keys and values; slots say where these two go.
+struct RopeStoreArgs {
+  Matrix qkv;        // queries are rotated in place
+  const void* bias;  // added first; or null
+  int64_t num_heads;
+  int64_t num_kv_heads;
+  int64_t head_dim;
+  const int32_t* positions;
+  const float* cos_sin;
+  void* keys;    // block 0 of the layer
+  void* values;  // likewise
+  const int64_t* slots;
+  int64_t block_size;
+  int64_t block_stride;
+  ThreadPool* pool;
+};
+
+// Some query rows (a row is a token's head) of one sequence against one KV head: all segments of
+// their context, or one whose sums go to partial. In AttentionArgs::folds, partial has those of all
+// segments: [segments][num_rows][kPartialStride].
 struct AttentionTask {
   int32_t sequence;
   int32_t kv_head;
   int64_t first_row;
   int64_t num_rows;
+  int64_t segment;
+  float* partial;
 };
-
-constexpr int kAttentionRows = 32;
-constexpr int kMaxHeadDim = 256;
 
 struct AttentionArgs {
   const void* query;
@@ -89,6 +121,8 @@ struct AttentionArgs {
   int64_t max_blocks;
   const AttentionTask* tasks;
   int64_t num_tasks;
+  const AttentionTask* folds;
+  int64_t num_folds;
   float scale;
   ThreadPool* pool;
 };
@@ -101,9 +135,15 @@ struct Table {
   void (*rope)(DType, const RopeArgs&);
   void (*silu_and_mul)(DType, const Matrix& gate_up, void* out, ThreadPool*);
   void (*paged_attention)(DType, const AttentionArgs&);
+  void (*rope_and_store)(DType, const RopeStoreArgs&);
+  void (*add)(DType, const Matrix& x, void* sum, ThreadPool*);  // sum is contiguous
 };
 
 static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static constexpr int64_t linear_scratch_bytes(int64_t rows, int64_t columns) {
+  return 2 * rows * (columns + 1) * 4;
+}
 
 #if defined(KERNEL_ISA)
 namespace KERNEL_ISA {
@@ -114,5 +154,7 @@ void rms_norm(DType, const NormArgs&);
 void rope(DType, const RopeArgs&);
 void silu_and_mul(DType, const Matrix& gate_up, void* out, ThreadPool*);
 void paged_attention(DType, const AttentionArgs&);
+void rope_and_store(DType, const RopeStoreArgs&);
+void add(DType, const Matrix& x, void* sum, ThreadPool*);
 }  // namespace KERNEL_ISA
 #endif

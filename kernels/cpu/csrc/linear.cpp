@@ -3,7 +3,10 @@
 // An output element sums the chains of multiply-adds over kChain steps of k each, in order, in
 // every tile shape: neither threads nor tiles split k otherwise. So a row's result doesn't depend
 // on the rows beside it, and its rounding error grows with kChain, not with all of k.
-#include "simd.h"
+//
+// Few rows: the panels are one stream of memory for each thread, fetched ahead. Many rows: a block
+// of them stays in the L2 cache while all panels pass by.
+#include "rows.h"
 
 namespace KERNEL_ISA {
 namespace {
@@ -12,6 +15,13 @@ constexpr int kPanel = 2 * kLanes;
 constexpr int64_t kChain = 64;
 // Accumulators (two for each row), two weights and a broadcast must fit the registers.
 constexpr int kMaxRows = kLanes == 16 ? 12 : 6;
+constexpr int64_t kBlockBytes = 384 << 10;  // of rows, less than the L2 cache
+constexpr int64_t kAhead = 4096;            // bytes of a stream that are asked for early
+
+template <class T>
+int64_t depth_of(int64_t columns) {
+  return ceil_div(columns, kStep<T>) * kStep<T>;
+}
 
 // Packs rows of a matrix so that the same k of all rows lie together: [steps][rows][kStep].
 // Missing rows and a missing last k become zeros.
@@ -42,7 +52,8 @@ struct Tile {
   int64_t num_columns;
 };
 
-template <class T, int kRows>
+// kIsFirst: the panel comes from memory.
+template <class T, int kRows, bool kIsFirst>
 void multiply_tile(const Tile<T>& tile) {
   VecF total[kRows][2] = {};
   const T* x = tile.x;
@@ -50,6 +61,12 @@ void multiply_tile(const Tile<T>& tile) {
   for (int64_t start = 0; start < tile.num_steps; start += kChain) {
     VecF sum[kRows][2] = {};
     for (int64_t step = start; step < min(start + kChain, tile.num_steps); ++step) {
+      if (kIsFirst) {
+        __builtin_prefetch(reinterpret_cast<const char*>(panel) + kAhead);
+        if (kPanel * 4 > 64) {
+          __builtin_prefetch(reinterpret_cast<const char*>(panel) + kAhead + 64);
+        }
+      }
       auto low = load_steps(panel);
       auto high = load_steps(panel + kLanes * kStep<T>);
       for (int row = 0; row < kRows; ++row) {
@@ -73,14 +90,16 @@ void multiply_tile(const Tile<T>& tile) {
 }
 
 template <class T, int kRows = kMaxRows>
-void multiply_tile(const Tile<T>& tile, int64_t num_rows) {
-  if (num_rows == kRows) return multiply_tile<T, kRows>(tile);
-  if constexpr (kRows > 1) return multiply_tile<T, kRows - 1>(tile, num_rows);
+void multiply_tile(const Tile<T>& tile, int64_t num_rows, bool is_first) {
+  if (num_rows == kRows) {
+    return is_first ? multiply_tile<T, kRows, true>(tile) : multiply_tile<T, kRows, false>(tile);
+  }
+  if constexpr (kRows > 1) return multiply_tile<T, kRows - 1>(tile, num_rows, is_first);
 }
 
 template <class T>
 void pack(const Matrix& weight, void* packed, ThreadPool* pool) {
-  const int64_t depth = ceil_div(weight.columns, kStep<T>) * kStep<T>;
+  const int64_t depth = depth_of<T>(weight.columns);
   parallel_for(pool, ceil_div(weight.rows, kPanel), [&](int64_t panel) {
     int64_t first = panel * kPanel;
     pack_rows(static_cast<const T*>(weight.data) + first * weight.stride, weight.stride,
@@ -89,36 +108,93 @@ void pack(const Matrix& weight, void* packed, ThreadPool* pool) {
   });
 }
 
+// One product. Rows are cut into tiles of nearly equal height, tiles into blocks.
 template <class T>
-void multiply(const LinearArgs& a) {
-  const int64_t num_steps = ceil_div(a.x.columns, kStep<T>);
-  const int64_t depth = num_steps * kStep<T>;
-  const int64_t num_tiles = ceil_div(a.x.rows, kMaxRows);
-  const int64_t tile_rows = ceil_div(a.x.rows, num_tiles);
-  const int64_t num_tasks = ceil_div(a.out.columns, kPanel) * num_tiles;
-  const T* x = static_cast<const T*>(a.x.data);
-  if (a.x.rows > 1 || a.x.columns != depth) {
-    T* packed = static_cast<T*>(a.scratch);
-    parallel_for(a.pool, num_tiles, [&](int64_t tile) {
-      int64_t first = tile * tile_rows;
-      int64_t rows = min(tile_rows, a.x.rows - first);
-      pack_rows(x + first * a.x.stride, a.x.stride, rows, rows, a.x.columns,
-                packed + first * depth);
+class Product {
+ public:
+  explicit Product(const LinearArgs& args)
+      : a_(args),
+        num_steps_(ceil_div(args.x.columns, kStep<T>)),
+        depth_(num_steps_ * kStep<T>),
+        num_tiles_(ceil_div(args.x.rows, kMaxRows)),
+        tile_rows_(ceil_div(args.x.rows, num_tiles_)),
+        packed_(static_cast<T*>(args.scratch)),
+        normed_(packed_ + args.x.rows * depth_) {}
+
+  void run() {
+    const bool is_packed = a_.x.rows > 1 || a_.x.columns != depth_;
+    x_ = packed_;
+    if (is_packed) {
+      parallel_for(a_.pool, num_tiles_, [&](int64_t tile) { pack_tile(tile); });
+    } else {
+      x_ = norm_rows(0, 1);
+    }
+    const int64_t num_panels = ceil_div(a_.out.columns, kPanel);
+    const int64_t block =
+        min(num_tiles_, 1 + kBlockBytes / (tile_rows_ * depth_ * int64_t{sizeof(T)}));
+    const int64_t num_blocks = ceil_div(num_tiles_, block);
+    parallel_for(a_.pool, num_blocks * num_panels, [&](int64_t task) {
+      int64_t first = task / num_panels * block;
+      multiply(task % num_panels, first, min(first + block, num_tiles_));
     });
-    x = packed;
   }
-  parallel_for(a.pool, num_tasks, [&](int64_t task) {
-    int64_t column = task / num_tiles * kPanel;
-    int64_t first = task % num_tiles * tile_rows;
-    Tile<T> tile = {x + first * depth,
-                    static_cast<const T*>(a.weight) + column * depth,
-                    num_steps,
-                    static_cast<T*>(a.out.data) + first * a.out.stride + column,
-                    a.out.stride,
-                    min(kPanel, a.out.columns - column)};
-    multiply_tile(tile, min(tile_rows, a.x.rows - first));
-  });
-}
+
+ private:
+  // Rows as they are multiplied: added up, then normed, if that is asked for.
+  const T* norm_rows(int64_t first, int64_t count) {
+    const int64_t size = a_.x.columns;
+    const T* x = static_cast<const T*>(a_.x.data);
+    if (a_.norm == nullptr) return x + first * a_.x.stride;
+    for (int64_t row = first; row < first + count; ++row) {
+      T* from = static_cast<T*>(a_.x.data) + row * a_.x.stride;
+      if (a_.added != nullptr) add_row(static_cast<const T*>(a_.added) + row * size, from, size);
+      norm_row(from, static_cast<const T*>(a_.norm), normed_ + row * size, size, a_.norm_eps);
+    }
+    return normed_ + first * size;
+  }
+
+  void pack_tile(int64_t tile) {
+    int64_t first = tile * tile_rows_, rows = min(tile_rows_, a_.x.rows - first);
+    const T* from = norm_rows(first, rows);
+    pack_rows(from, a_.norm == nullptr ? a_.x.stride : a_.x.columns, rows, rows, a_.x.columns,
+              packed_ + first * depth_);
+  }
+
+  void multiply(int64_t panel, int64_t first_tile, int64_t end_tile) {
+    const T* weight = static_cast<const T*>(a_.weight);
+    const int64_t column = panel * kPanel, columns = min(kPanel, a_.out.columns - column);
+    for (int64_t tile = first_tile; tile < end_tile; ++tile) {
+      int64_t first = tile * tile_rows_, rows = min(tile_rows_, a_.x.rows - first);
+      T* out = static_cast<T*>(a_.out.data) + first * a_.out.stride + column;
+      Tile<T> gate = {x_ + first * depth_, weight + column * depth_, num_steps_, out,
+                      a_.out.stride,       columns};
+      if (!a_.is_gated) {
+        multiply_tile(gate, rows, tile == first_tile);
+        continue;
+      }
+      T gates[kMaxRows * kPanel], ups[kMaxRows * kPanel];
+      Tile<T> up = gate;
+      up.panel = weight + (a_.out.columns + column) * depth_;
+      gate.out = gates;
+      up.out = ups;
+      gate.out_stride = up.out_stride = kPanel;
+      multiply_tile(gate, rows, tile == first_tile);
+      multiply_tile(up, rows, tile == first_tile);
+      for (int64_t row = 0; row < rows; ++row) {
+        activate_row(gates + row * kPanel, ups + row * kPanel, out + row * a_.out.stride, columns);
+      }
+    }
+  }
+
+  const LinearArgs& a_;
+  const int64_t num_steps_;
+  const int64_t depth_;
+  const int64_t num_tiles_;
+  const int64_t tile_rows_;
+  T* const packed_;
+  T* const normed_;
+  const T* x_ = nullptr;
+};
 
 }  // namespace
 
@@ -130,8 +206,8 @@ void pack_linear(DType dtype, const Matrix& weight, void* packed, ThreadPool* po
 }
 
 void linear(DType dtype, const LinearArgs& args) {
-  auto run = dtype == DType::kFloat32 ? multiply<float> : multiply<BFloat16>;
-  run(args);
+  if (args.x.rows == 0) return;
+  dtype == DType::kFloat32 ? Product<float>(args).run() : Product<BFloat16>(args).run();
 }
 
 }  // namespace KERNEL_ISA
