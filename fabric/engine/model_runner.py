@@ -74,6 +74,8 @@ class ModelRunner:
             for item in scheduled
         ]
         choices = self._sampler.sample(logits, rows)
+        for row, choice in zip(rows, choices, strict=True):
+            row.sequence.sampled = choice.token_ids[0]
         return tuple(
             SampledTokens(item.key, choice.token_ids, choice.logprobs)
             for item, choice in zip(scheduled, choices, strict=True)

@@ -16,7 +16,10 @@ IntArray = NDArray[np.int64]
 
 @dataclass(slots=True)
 class SequenceRow:
-    """What a worker knows of one sequence; ``row`` is its place in the table's arrays."""
+    """What a worker knows of one sequence; ``row`` is its place in the table's arrays.
+
+    ``sampled`` is the token that it was given here last.
+    """
 
     row: int
     index: int
@@ -24,6 +27,7 @@ class SequenceRow:
     num_tokens: int
     num_blocks: int
     sampling: SamplingParams
+    sampled: int = 0
 
     @property
     def num_output_tokens(self) -> int:
@@ -78,10 +82,16 @@ class SequenceTable:
         )
 
     def update(self, item: ScheduledSequence) -> None:
-        """Apply one iteration's changes to a sequence's tokens and block table."""
+        """Apply one iteration's changes to a sequence's tokens and block table.
+
+        A token that the scheduler can't tell yet is the one that was sampled here.
+        """
         sequence = self._sequences[item.key]
         num_tokens = sequence.num_tokens + len(item.new_token_ids)
         self._tokens[sequence.row, sequence.num_tokens : num_tokens] = item.new_token_ids
+        if item.num_computed_tokens + item.num_new_tokens > num_tokens:
+            self._tokens[sequence.row, num_tokens] = sequence.sampled
+            num_tokens += 1
         sequence.num_tokens = num_tokens
         if item.replaced_block is not None:
             position, block = item.replaced_block
