@@ -11,6 +11,8 @@ from setuptools.command.build_py import build_py
 CSRC = Path("kernels/cpu/csrc")
 COMMON_SOURCES = ("batch.cpp", "bindings.cpp", "cache.cpp", "decoder.cpp", "threads.cpp")
 ISA_SOURCES = ("attention.cpp", "layers.cpp", "linear.cpp", "table.cpp")
+SCORES_COMMON_SOURCES = ("score_bindings.cpp", "scores.cpp", "threads.cpp")
+SCORES_ISA_SOURCES = ("score_passes.cpp",)
 GROUP_CSRC = Path("fabric/parallel/csrc")
 GROUP_SOURCES = ("bindings.cpp", "channel.cpp", "collectives.cpp", "sums.cpp")
 GROUP_HEADERS = ("channel.h", "collectives.h", "segment.h", "sums.h")
@@ -24,7 +26,13 @@ if platform.machine() in ("x86_64", "AMD64"):
 # No contraction: where a multiply and an add are fused is part of the kernels' contract.
 FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=off"]
 # GCC warns of the ABI of wide vectors (all inlined) and of its own AVX-512 headers.
-FLAGS += ["-Wno-psabi", "-Wno-maybe-uninitialized"]
+FLAGS += ["-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+
+# Of each extension with kernels: sources compiled once, and once for each instruction set.
+KERNEL_SOURCES = {
+    "kernels.cpu._kernels": (COMMON_SOURCES, ISA_SOURCES),
+    "kernels.cpu._scores": (SCORES_COMMON_SOURCES, SCORES_ISA_SOURCES),
+}
 
 
 class BuildStubs(build_py):
@@ -39,15 +47,16 @@ class BuildNative(build_ext):
     def build_extension(self, ext):
         import pybind11
 
-        if ext.name != "kernels.cpu._kernels":
+        if ext.name not in KERNEL_SOURCES:
             ext.include_dirs.append(pybind11.get_include())
             return super().build_extension(ext)
         return self._build_kernels(ext, [pybind11.get_include(), *self.compiler.include_dirs])
 
     def _build_kernels(self, ext, include_dirs):
-        objects = self._compile(COMMON_SOURCES, [], include_dirs, "common")
+        common_sources, isa_sources = KERNEL_SOURCES[ext.name]
+        objects = self._compile(common_sources, [], include_dirs, "common")
         for isa, flags in ISA_FLAGS.items():
-            objects += self._compile(ISA_SOURCES, [f"-DKERNEL_ISA={isa}", *flags], [], isa)
+            objects += self._compile(isa_sources, [f"-DKERNEL_ISA={isa}", *flags], [], isa)
         target = self.get_ext_fullpath(ext.name)
         self.compiler.link_shared_object(
             objects, target, extra_postargs=["-pthread"], target_lang="c++"
@@ -70,6 +79,14 @@ setup(
             "kernels.cpu._kernels",
             sources=[str(CSRC / name) for name in COMMON_SOURCES + ISA_SOURCES],
             depends=[str(path) for path in sorted(CSRC.glob("*.h"))],
+            optional=True,
+        ),
+        Extension(
+            "kernels.cpu._scores",
+            sources=[str(CSRC / name) for name in SCORES_COMMON_SOURCES + SCORES_ISA_SOURCES],
+            depends=[
+                str(CSRC / name) for name in ("kernels.h", "scores.h", "simd.h", "threads.h")
+            ],
             optional=True,
         ),
         Extension(

@@ -31,6 +31,32 @@ struct Scratch {
   int64_t position[kAttentionRows];
 };
 
+#if defined(__AVX512F__)
+// Transposes a square of 4-byte units: pairs, then pairs of pairs, then 128-bit lanes twice.
+inline void transpose(VecU (&rows)[kLanes]) {
+  __m512i a[kLanes], b[kLanes];
+  for (int i = 0; i < kLanes; i += 2) {
+    a[i] = _mm512_unpacklo_epi32((__m512i)rows[i], (__m512i)rows[i + 1]);
+    a[i + 1] = _mm512_unpackhi_epi32((__m512i)rows[i], (__m512i)rows[i + 1]);
+  }
+  for (int i = 0; i < kLanes; i += 4) {
+    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    for (int j = i; j < kLanes; j += 8) {
+      a[j] = _mm512_shuffle_i32x4(b[j], b[j + 4], 0x88);
+      a[j + 4] = _mm512_shuffle_i32x4(b[j], b[j + 4], 0xdd);
+    }
+    rows[i] = (VecU)_mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
+    rows[i + 8] = (VecU)_mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
+    rows[i + 4] = (VecU)_mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0x88);
+    rows[i + 12] = (VecU)_mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0xdd);
+  }
+}
+#else
 template <int... kLane>
 struct Lanes {};
 
@@ -60,6 +86,7 @@ inline void transpose(VecU (&rows)[kLanes]) {
     for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
   }
 }
+#endif
 
 // Loads kLanes steps of a row that has n elements left.
 template <class T>
@@ -77,6 +104,16 @@ inline VecU interleave_rows(const float* const* rows, int64_t column, int64_t n)
 }
 
 inline VecU interleave_rows(const BFloat16* const* rows, int64_t column, int64_t n) {
+#if defined(__AVX512BW__)
+  if (n >= kLanes) {
+    alignas(64) static constexpr uint16_t kOrder[2 * kLanes] = {
+        0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512i both = _mm512_castsi256_si512(load_as<__m256i>(rows[0] + column));
+    both = _mm512_inserti64x4(both, load_as<__m256i>(rows[1] + column), 1);
+    return (VecU)_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both);
+  }
+#endif
   VecU first = (VecU)load(rows[0] + column, n) >> 16;
   return first | (VecU)load(rows[1] + column, n);
 }
@@ -187,6 +224,8 @@ class Attention {
     for (; first < end; first += kKeys) {
       while (s_.position[start] < first) ++start;
       load_tile(first, min(kKeys, end - first));
+      const int64_t next = first + kKeys;
+      if (next < num_keys) fetch_tile(next, min(kKeys, num_keys - next));
       for (int64_t row = start; row < task_.num_rows; row += kRowGroup) {
         score_rows(row, min(kRowGroup, task_.num_rows - row));
       }
@@ -196,18 +235,38 @@ class Attention {
     }
   }
 
+  // Where a key's head is, from block 0 of the layer's keys, or of its values.
+  int64_t place_of(int64_t position) const {
+    const int32_t* table = args_.block_tables + task_.sequence * args_.max_blocks;
+    int64_t block = table[position / args_.block_size];
+    return block * args_.block_stride +
+           (task_.kv_head * args_.block_size + position % args_.block_size) * dim_;
+  }
+
+  // Asks for a tile while the one before it is used: a context's blocks lie anywhere.
+  void fetch_tile(int64_t first, int64_t num_keys) const {
+    const int64_t head_bytes = dim_ * int64_t{sizeof(T)};
+    for (int64_t j = 0; j < num_keys; ++j) {
+      int64_t place = place_of(first + j);
+      const char* key = reinterpret_cast<const char*>(static_cast<const T*>(args_.keys) + place);
+      const char* value =
+          reinterpret_cast<const char*>(static_cast<const T*>(args_.values) + place);
+      for (int64_t i = 0; i < head_bytes; i += 64) {
+        __builtin_prefetch(key + i);
+        __builtin_prefetch(value + i);
+      }
+    }
+  }
+
   // Loads a tile of keys, transposed, and of values; what is past num_keys becomes zeros.
   void load_tile(int64_t first, int64_t num_keys) {
-    const int32_t* table = args_.block_tables + task_.sequence * args_.max_blocks;
     alignas(64) static constexpr T kZeros[kMaxHeadDim] = {};
     const T* keys[kKeys];
     const T* values[kKeys];
     for (int64_t j = 0; j < num_keys; ++j) {
-      int64_t block = table[(first + j) / args_.block_size];
-      int64_t offset = block * args_.block_stride +
-                       (task_.kv_head * args_.block_size + (first + j) % args_.block_size) * dim_;
-      keys[j] = static_cast<const T*>(args_.keys) + offset;
-      values[j] = static_cast<const T*>(args_.values) + offset;
+      int64_t place = place_of(first + j);
+      keys[j] = static_cast<const T*>(args_.keys) + place;
+      values[j] = static_cast<const T*>(args_.values) + place;
     }
     for (int64_t j = num_keys; j < kKeys; ++j) keys[j] = values[j] = kZeros;
     num_loaded_ = ceil_div(num_keys, kLanes) * kLanes;
@@ -303,7 +362,8 @@ class Attention {
       store(s_.weights + row * kKeys + j, weight);
       tile_total += weight;
     }
-    float decay = exp(broadcast(most(to) - greatest))[0];
+    // exp(0) is exactly 1.
+    float decay = most(to) == greatest ? 1.0f : exp(broadcast(most(to) - greatest))[0];
     total(to) = total(to) * decay + sum_lanes(tile_total);
     most(to) = greatest;
     return decay;

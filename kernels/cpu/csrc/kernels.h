@@ -68,7 +68,7 @@ struct RopeArgs {
   ThreadPool* pool;
 };
 
-constexpr int kAttentionRows = 32;
+constexpr int kAttentionRows = 64;
 constexpr int kMaxHeadDim = 256;
 constexpr int64_t kSegment = 256;  // keys whose sums are folded into a row's together
 // What is kept of a row's segment: its greatest score, the total of its weights, and head_dim sums.
