@@ -1,6 +1,7 @@
 // The Python module: takes addresses and sizes that kernels.cpu.backend took from tensors and
 // checked, checks the indices inside them, chooses the instruction set and the number of threads.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <memory>
 #include <stdexcept>
