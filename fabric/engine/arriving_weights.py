@@ -1,6 +1,7 @@
 """Weights on their way to the device: iterations wait for what they need."""
 
 import threading
+from collections.abc import Callable
 
 from fabric.core.errors import SourceError
 from fabric.models.parameters import Parameters, WeightSource
@@ -15,7 +16,7 @@ class ArrivingWeights:
     def __init__(self, source: WeightSource) -> None:
         self._source = source
         self._changed = threading.Condition()
-        self._num_arrived = 0
+        self._arrived: list[Callable[[], None]] = []
         self._failure = ""
 
     def group(self, index: int) -> Parameters:
@@ -25,15 +26,17 @@ class ArrivingWeights:
             SourceError: It will not come.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._num_arrived > index or self._failure)
-            if self._num_arrived <= index:
+            self._changed.wait_for(lambda: len(self._arrived) > index or self._failure)
+            if len(self._arrived) <= index:
                 raise SourceError(f"weights did not reach the device: {self._failure}")
+            wait = self._arrived[index]
+        wait()
         return self._source.group(index)
 
-    def arrive(self) -> None:
-        """One more group is there."""
+    def arrive(self, wait: Callable[[], None]) -> None:
+        """One more group is there for whoever has called ``wait``, which the host need not do."""
         with self._changed:
-            self._num_arrived += 1
+            self._arrived.append(wait)
             self._changed.notify_all()
 
     def fail(self, reason: str) -> None:

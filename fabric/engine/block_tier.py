@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from torch import Tensor
+
 from fabric.engine.device_blocks import DeviceBlocks, Pairs
 
-# Copied at once: much enough for a disk, and little enough to stop soon.
-PIECE_BYTES = 4 * 2**20
+UNBOUNDED = 2**62
 
 
-def piece_blocks(block_bytes: int) -> int:
-    """How many blocks at most are copied at once."""
-    return max(1, PIECE_BYTES // block_bytes)
+def piece_blocks(block_bytes: int, *bounds: int) -> int:
+    """How many blocks at most are copied at once, where each of the bounds is in bytes."""
+    return max(1, min(bounds) // block_bytes)
 
 
 class CopyFailed(Exception):
@@ -19,15 +20,25 @@ class CopyFailed(Exception):
 
 
 class BlockTier(Protocol):
-    """Slots that hold a block each; several copy threads use different ones at once."""
+    """Slots that hold a block each; several copy threads use different ones at once.
+
+    It takes ``max_piece_bytes`` at once, or one block.
+    """
+
+    max_piece_bytes: int
 
     @property
     def num_slots(self) -> int:
         """How many blocks the tier holds."""
         ...
 
+    @property
+    def memory(self) -> Sequence[Tensor]:
+        """The host memory that blocks are copied to and from."""
+        ...
+
     def store(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
-        """Copy at most ``piece_blocks`` (block, slot) pairs off the device.
+        """Copy (block, slot) pairs off the device.
 
         Raises:
             CopyFailed: A slot could not be written.
@@ -36,7 +47,7 @@ class BlockTier(Protocol):
         ...
 
     def load(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
-        """Copy at most ``piece_blocks`` (block, slot) pairs onto the device.
+        """Copy (block, slot) pairs onto the device.
 
         Raises:
             CopyFailed: A slot could not be read, or is not what was stored.

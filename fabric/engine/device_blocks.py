@@ -17,6 +17,9 @@ from kernels.ops import Backend
 
 Pairs = Sequence[tuple[int, int]]
 
+# Copied at once: much enough for a disk, and little enough to stop soon.
+PIECE_BYTES = 4 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class BlockFormat:
@@ -42,6 +45,18 @@ class BlockFormat:
         return slots.view(self.dtype).view(num_slots, *self.shape)
 
 
+def block_rows(blocks: Tensor) -> Tensor:
+    """Blocks ``[num_blocks, *shape]`` as ``[num_blocks, row_elements]`` of the widest integers.
+
+    The same memory, to copy blocks by, whatever their shape and dtype are.
+    """
+    shape = (blocks.shape[0], math.prod(blocks.shape[1:]))
+    rows = torch.as_strided(blocks, shape, (blocks.stride(0), 1))
+    gaps = math.gcd(blocks.stride(0) * blocks.itemsize, shape[1] * blocks.itemsize)
+    fitting = [kind for kind in (torch.int64, torch.int32, torch.int16) if not gaps % kind.itemsize]
+    return rows.view(fitting[0])
+
+
 def bytes_of(blocks: Tensor) -> NDArray[np.uint8]:
     """The bytes of blocks in host memory, in place, ``[num_blocks, block_bytes]``."""
     return blocks.flatten(1).view(torch.uint8).numpy()
@@ -57,7 +72,12 @@ def digests(rows: NDArray[np.uint8], chosen: Iterable[int]) -> list[int]:
 
 
 class DeviceBlocks(Protocol):
-    """The blocks of one device. All but ``poison`` and ``fence`` are for copy threads."""
+    """The blocks of one device. All but ``poison`` and ``fence`` are for copy threads.
+
+    They are best copied ``piece_bytes`` at a time.
+    """
+
+    piece_bytes: int
 
     def poison(self, blocks: Sequence[int]) -> None:
         """Fill free blocks with NaN."""
@@ -65,6 +85,10 @@ class DeviceBlocks(Protocol):
 
     def fence(self) -> object:
         """A mark behind all that the device has been given to do; copies wait for it."""
+        ...
+
+    def pin(self, memory: Tensor) -> None:
+        """Make host memory ready for copies; takes long where there is much of it."""
         ...
 
     def copy_out(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
@@ -87,6 +111,8 @@ class CpuBlocks:
     the iterations beside it go on.
     """
 
+    piece_bytes = PIECE_BYTES
+
     def __init__(self, kv_cache: Tensor, backend: Backend, addresses: BlockAddresses) -> None:
         self._kv_cache = kv_cache
         self._backend = backend
@@ -99,6 +125,9 @@ class CpuBlocks:
     def fence(self) -> object:
         """Iterations on the host are over when they return."""
         return None
+
+    def pin(self, memory: Tensor) -> None:
+        """Nothing: any host memory will do."""
 
     def copy_out(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
         """Copy all pairs in one call."""

@@ -22,7 +22,14 @@ from fabric.engine.block_tier import (
     check_digests,
     piece_blocks,
 )
-from fabric.engine.device_blocks import BlockFormat, DeviceBlocks, Pairs, bytes_of, digests
+from fabric.engine.device_blocks import (
+    PIECE_BYTES,
+    BlockFormat,
+    DeviceBlocks,
+    Pairs,
+    bytes_of,
+    digests,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +58,8 @@ class DiskTier:
     read must have the digest that it was written with; with ``is_checked``, once more when it is
     on the device.
     """
+
+    max_piece_bytes = PIECE_BYTES
 
     def __init__(
         self,
@@ -87,8 +96,10 @@ class DiskTier:
             "" if self._is_direct else ", through the page cache",
         )
         self._bounces: queue.SimpleQueue[_Bounce] = queue.SimpleQueue()
-        for _ in range(num_threads):
-            self._bounces.put(self._new_bounce(block))
+        bounces = [self._new_bounce(block) for _ in range(num_threads)]
+        self.memory: tuple[Tensor, ...] = tuple(bounce.slots for bounce in bounces)
+        for bounce in bounces:
+            self._bounces.put(bounce)
 
     @property
     def fileno(self) -> int:
@@ -127,7 +138,7 @@ class DiskTier:
         self._close()
 
     def _new_bounce(self, block: BlockFormat) -> _Bounce:
-        num_slots = piece_blocks(block.block_bytes)
+        num_slots = piece_blocks(block.block_bytes, PIECE_BYTES)
         memory = mmap.mmap(-1, num_slots * self._slot_bytes)
         slots = block.slots_in(memory, num_slots, slot_bytes=self._slot_bytes)
         return _Bounce(memoryview(memory), slots, bytes_of(slots))

@@ -11,7 +11,7 @@ from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
 from fabric.core.weights import WeightState
 from fabric.engine.arriving_weights import ArrivingWeights
-from fabric.engine.device_weights import CpuWeights
+from fabric.engine.device_weights import CpuWeights, CudaWeights, DeviceWeights
 from fabric.engine.host_weights import HostImage, HostStore, default_folders
 from fabric.engine.settings import ModelSettings, WorkerSettings
 from fabric.engine.weight_copies import WeightCopies
@@ -60,13 +60,14 @@ class HeldWeights:
         self.card: ModelCard = self._opened.card(settings.model)
         self.model: CausalModel = self._opened.build(backend)
         # Iterations keep their threads while weights are packed.
-        packer = select_backend(worker.device, worker.backend, num_threads=1)
+        packer = select_backend(place.device.type, worker.backend, num_threads=1)
         assert packer.packing == backend.packing
         self._copies = WeightCopies(self._opened, packer, progress, self._keep_on)
         folder = worker.host_weight_dir
         self._store = HostStore([folder] if folder else default_folders(worker.cache_dir))
         self._image: HostImage | None = None
-        self._memory: CpuWeights | None = None
+        self._device = place.device
+        self._memory: DeviceWeights | None = None
         self._arriving: ArrivingWeights | None = None
         self._moving = threading.Lock()
         self._is_given_up = False
@@ -146,7 +147,7 @@ class HeldWeights:
             SourceError: There is no memory.
         """
         assert self._memory is None, "evict comes first"
-        self._memory = CpuWeights(self.weight_bytes)
+        self._memory = self._reserve()
         self._arriving = ArrivingWeights(BufferWeights(self._opened.layout, self._memory.tensor))
         self.model.attach(self._arriving)
 
@@ -169,8 +170,10 @@ class HeldWeights:
             assert arriving is not None
             try:
                 self._copy(memory, arriving, on_started)
+                memory.settle()
             except BaseException as error:
                 arriving.fail(str(error))
+                memory.settle()
                 self._leave_device()
                 raise
             self._arriving = None
@@ -208,22 +211,27 @@ class HeldWeights:
         self.model.detach()
         self._memory = self._arriving = None
 
+    def _reserve(self) -> DeviceWeights:
+        if self._device.type == "cpu":
+            return CpuWeights(self.weight_bytes)
+        return CudaWeights(self.weight_bytes, self._device)
+
     def _copy(
-        self, memory: CpuWeights, arriving: ArrivingWeights, on_started: Callable[[], None]
+        self, memory: DeviceWeights, arriving: ArrivingWeights, on_started: Callable[[], None]
     ) -> None:
         def on_group(index: int) -> None:
-            arriving.arrive()
+            arriving.arrive(memory.arrived())
             if index == 1:
                 on_started()
 
         if self._image is not None:
-            self._copies.copy(self._image, memory.view, on_group)
+            self._copies.copy(self._image, memory, on_group)
         elif self._is_alone:
             self._copies.pack(memory.write, on_group)
         else:
             # Files may turn out broken. Ranks that wait for each other in an iteration that has
             # begun couldn't all be told, so none begins before all layers are there.
-            self._copies.pack(memory.write, lambda index: arriving.arrive())
+            self._copies.pack(memory.write, lambda index: arriving.arrive(memory.arrived()))
             on_started()
 
     def _keep_on(self) -> None:

@@ -4,8 +4,9 @@ import mmap
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
-from fabric.engine.block_tier import check_digests
+from fabric.engine.block_tier import UNBOUNDED, check_digests
 from fabric.engine.device_blocks import BlockFormat, DeviceBlocks, Pairs, bytes_of, digests
 
 PAGE_BYTES = 4096
@@ -47,6 +48,8 @@ class HostTier:
     ``is_checked`` a block must have its digest again once it is back on the device.
     """
 
+    max_piece_bytes = UNBOUNDED
+
     def __init__(
         self,
         arena: Arena,
@@ -67,6 +70,11 @@ class HostTier:
         self._bytes = bytes_of(self._slots)
         self._has_digests = has_digests or is_checked
         self._is_checked = is_checked
+
+    @property
+    def memory(self) -> tuple[Tensor, ...]:
+        """The slots."""
+        return (self._slots,)
 
     def store(self, device: DeviceBlocks, pairs: Pairs, fence: object) -> None:
         """Copy blocks into their slots."""

@@ -119,7 +119,8 @@ class Mover:
         blocks = order.blocks
         tier = blocks.tiers[order.transfer.tier]
         copy = tier.store if order.transfer.direction is Direction.OUT else tier.load
-        size = piece_blocks(blocks.block_bytes)
+        bounds = (blocks.device.piece_bytes, tier.max_piece_bytes)
+        size = piece_blocks(blocks.block_bytes, *bounds)
         for start in range(0, len(pairs), size):
             piece = pairs[start : start + size]
             self._pace.wait_for(len(piece) * blocks.block_bytes)

@@ -31,6 +31,10 @@ class Cuda(Protocol):
         """The runtime library."""
         ...
 
+    def empty_cache(self) -> None:
+        """Give memory that no tensor has back to the device."""
+        ...
+
 
 def pinned_bytes(num_bytes: int) -> Tensor:
     """``[num_bytes]`` uint8 of host memory that a GPU copies from by itself."""

@@ -1,14 +1,14 @@
 """The ways that a rank's packed weights are written: out of a checkpoint, or out of an image."""
 
 from collections.abc import Callable
+from functools import partial
 
+from fabric.engine.device_weights import PIECE_BYTES, DeviceWeights
 from fabric.engine.host_weights import HostImage, WriteAt
 from fabric.models.loader import OpenedModel
 from fabric.models.progress import Progress
 from fabric.models.weight_layout import WeightLayout, stored_bytes
 from kernels.ops import Backend
-
-PIECE_BYTES = 4 * 2**20
 
 
 class WeightCopies:
@@ -45,7 +45,9 @@ class WeightCopies:
                 if on_group is not None:
                     on_group(index)
 
-    def copy(self, image: HostImage, target: memoryview, on_group: Callable[[int], None]) -> None:
+    def copy(
+        self, image: HostImage, target: DeviceWeights, on_group: Callable[[int], None]
+    ) -> None:
         """Copy an image.
 
         Raises:
@@ -55,7 +57,8 @@ class WeightCopies:
         for index, group in enumerate(self._layout.groups):
             for start in range(group.start, group.end, PIECE_BYTES):
                 self._keep_on()
-                image.read(start, target[start : min(start + PIECE_BYTES, group.end)])
+                end = min(start + PIECE_BYTES, group.end)
+                target.fill(start, end, partial(image.read, start))
             on_group(index)
 
     def _write_pieces(self, write: WriteAt, offset: int, data: memoryview) -> None:

@@ -87,7 +87,11 @@ class WorkerModel:
 
     def blocks(self, kv: KVMemory) -> ModelBlocks:
         """What the model's blocks are moved between."""
-        return ModelBlocks(self._device_blocks(kv), self._tiers, self._block.block_bytes)
+        device = self._device_blocks(kv)
+        for tier in self._tiers.values():
+            for memory in tier.memory:
+                device.pin(memory)
+        return ModelBlocks(device, self._tiers, self._block.block_bytes)
 
     def close(self, leaves_parked: bool = False) -> None:
         """Give back what blocks were parked in, or leave it to the worker's successor."""

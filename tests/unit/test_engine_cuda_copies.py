@@ -1,103 +1,23 @@
 """What is given to a GPU's streams around copies, and in which order; no GPU is needed."""
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import cast
-
 import pytest
 import torch
 from torch import Tensor
 
+from fabric.engine.arena import Arena
 from fabric.engine.block_addresses import BlockAddresses
 from fabric.engine.block_tier import CopyFailed
-from fabric.engine.cuda_copies import CudaBlocks, runs
+from fabric.engine.cuda_copies import CudaBlocks, runs, slot_runs
+from fabric.engine.device_blocks import BlockFormat, block_rows, bytes_of, digests
+from fabric.engine.memory_plan import DeviceMemory
+from tests.unit.fake_cuda import FakeCuda
 
-
-class FakeCuda:
-    """torch.cuda as far as it is used: everything that it is given to do goes into ``log``."""
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-        self.num_events = 0
-        self.num_queries = 0
-        self.register_error = 0
-
-    def Event(self) -> "FakeEvent":  # noqa: N802
-        self.num_events += 1
-        return FakeEvent(self, f"event {self.num_events}")
-
-    def Stream(self) -> "FakeStream":  # noqa: N802
-        return FakeStream(self, "copies")
-
-    def current_stream(self) -> "FakeStream":
-        return FakeStream(self, "iterations")
-
-    @contextlib.contextmanager
-    def stream(self, stream: "FakeStream") -> Iterator[None]:
-        self.log.append(f"into {stream.name}")
-        yield
-        self.log.append("out again")
-
-    def cudart(self) -> "FakeCuda":
-        return self
-
-    def cudaHostRegister(self, address: int, num_bytes: int, flags: int) -> int:  # noqa: N802
-        self.log.append(f"pin {num_bytes}")
-        return self.register_error
-
-
-@dataclass
-class FakeEvent:
-    cuda: FakeCuda
-    name: str
-
-    def record(self, stream: "FakeStream") -> None:
-        self.cuda.log.append(f"{self.name} behind {stream.name}")
-
-    def query(self) -> bool:
-        self.cuda.num_queries += 1
-        return self.cuda.num_queries > 3
-
-
-@dataclass
-class FakeStream:
-    cuda: FakeCuda
-    name: str
-
-    def wait_event(self, event: FakeEvent) -> None:
-        self.cuda.log.append(f"{self.name} wait for {event.name}")
-
-
-@dataclass
-class FakeMemory:
-    """A tensor that notes what is copied into it."""
-
-    cuda: FakeCuda
-    name: str
-    num_bytes: int = 64
-
-    def __getitem__(self, part: slice) -> "FakeMemory":
-        step = "" if part.step is None else f":{part.step}"
-        return FakeMemory(self.cuda, f"{self.name}[{part.start}:{part.stop}{step}]")
-
-    def copy_(self, source: "FakeMemory", non_blocking: bool) -> None:
-        assert non_blocking
-        self.cuda.log.append(f"{source.name} to {self.name}")
-
-    def untyped_storage(self) -> "FakeMemory":
-        return self
-
-    def data_ptr(self) -> int:
-        return id(self)
-
-    def nbytes(self) -> int:
-        return self.num_bytes
-
-
-PAIRS = [(3, 0), (4, 1), (9, 2), (2, 3)]
-# Slabs of 4 blocks in 13 steps, 3 steps a block.
-ADDRESSES = BlockAddresses(4, 13, 3)
+# 320 bytes, 5 steps.
+BLOCK = BlockFormat((2, 2, 1, 4, 5), torch.float32)
+NUM_SLABS, SLAB_BYTES = 4, 4096
+MEMORY = DeviceMemory(SLAB_BYTES, NUM_SLABS, (0,), (12,))
+ADDRESSES = BlockAddresses.in_slabs(MEMORY, 0, BLOCK.block_bytes)
+SCATTERED = [(3, 1), (30, 0), (9, 5), (4, 2)]
 
 
 @pytest.fixture
@@ -106,62 +26,138 @@ def cuda() -> FakeCuda:
 
 
 @pytest.fixture
-def blocks(cuda: FakeCuda) -> CudaBlocks:
-    return CudaBlocks(cast(Tensor, FakeMemory(cuda, "device")), cuda, ADDRESSES)
+def cache() -> Tensor:
+    cache = Arena(NUM_SLABS, SLAB_BYTES).view(BLOCK)
+    for block in range(NUM_SLABS * 12):
+        cache[ADDRESSES.step(block)] = torch.full(BLOCK.shape, float(block))
+    return cache
 
 
-def test_copies_wait_for_the_iterations_before_them_and_are_over_when_an_event_after_them_is(
-    cuda: FakeCuda, blocks: CudaBlocks
+@pytest.fixture
+def blocks(cuda: FakeCuda, cache: Tensor) -> CudaBlocks:
+    return CudaBlocks(cache, cuda, ADDRESSES)
+
+
+@pytest.fixture
+def slots() -> Tensor:
+    return torch.zeros(8, *BLOCK.shape)
+
+
+def firsts(slots: Tensor) -> list[float]:
+    """A number of each slot, which must be the same all over it."""
+    rows = slots.flatten(1)
+    assert torch.equal(rows, rows[:, :1].expand_as(rows))
+    return rows[:, 0].tolist()
+
+
+def test_blocks_reach_their_slots(blocks: CudaBlocks, slots: Tensor) -> None:
+    blocks.copy_out(SCATTERED, slots, blocks.fence())
+    assert firsts(slots) == [30, 3, 4, 0, 0, 9, 0, 0]
+
+
+def test_slots_reach_their_blocks(blocks: CudaBlocks, slots: Tensor, cache: Tensor) -> None:
+    for slot in range(8):
+        slots[slot] = 100.0 + slot
+    blocks.copy_in(SCATTERED, slots, blocks.fence())
+    found = firsts(cache[[ADDRESSES.step(block) for block in (30, 3, 4, 9, 5, 2)]])
+    assert found == [100, 101, 102, 105, 5, 2]
+
+
+def test_scattered_blocks_are_gathered_behind_the_fence_and_copied_behind_that(
+    cuda: FakeCuda, blocks: CudaBlocks, slots: Tensor
 ) -> None:
-    slots = cast(Tensor, FakeMemory(cuda, "host"))
-    blocks.copy_out(PAIRS, slots, blocks.fence())
+    blocks.pin(slots)
+    cuda.log.clear()
+    blocks.copy_out(SCATTERED, slots, blocks.fence())
     assert cuda.log == [
         "event 1 behind iterations",
-        "pin 64",
-        "into copies",
         "copies wait for event 1",
-        "device[9:12:3] to host[0:1]",
-        "device[13:16:3] to host[1:2]",
-        "device[29:32:3] to host[2:3]",
-        "device[6:9:3] to host[3:4]",
-        "event 2 behind copies",
+        "event 2 behind iterations",
+        "into moves",
+        "moves wait for event 1",
+        "moves wait for event 2",
+        "event 3 behind moves",
+        "out again",
+        "into copies",
+        "copies wait for event 3",
+        "event 4 behind copies",
         "out again",
     ]
     assert cuda.num_queries == 4
 
 
-def test_copies_in_go_the_other_way_and_memory_is_pinned_once(
-    cuda: FakeCuda, blocks: CudaBlocks
+def test_what_comes_back_is_scattered_behind_its_copy(
+    cuda: FakeCuda, blocks: CudaBlocks, slots: Tensor
 ) -> None:
-    slots = cast(Tensor, FakeMemory(cuda, "host"))
-    blocks.copy_out(PAIRS, slots, blocks.fence())
-    cuda.log.clear()
-    blocks.copy_in(PAIRS[:1], slots, blocks.fence())
-    assert cuda.log[1:5] == [
+    blocks.copy_in(SCATTERED, slots, blocks.fence())
+    at = cuda.log.index("into copies")
+    assert cuda.log[at:] == [
         "into copies",
-        "copies wait for event 3",
-        "host[0:1] to device[9:12:3]",
-        "event 4 behind copies",
+        "copies wait for event 1",
+        "copies wait for event 2",
+        "event 3 behind copies",
+        "out again",
+        "into moves",
+        "moves wait for event 3",
+        "event 4 behind moves",
+        "out again",
     ]
+
+
+def test_a_staging_is_used_again_only_behind_its_last_copy(
+    cuda: FakeCuda, cache: Tensor, slots: Tensor
+) -> None:
+    blocks = CudaBlocks(cache, cuda, ADDRESSES, staging_bytes=2 * BLOCK.block_bytes)
+    blocks.copy_out([(2 * i, i) for i in range(7)], slots, blocks.fence())
+    assert firsts(slots) == [0, 2, 4, 6, 8, 10, 12, 0]
+    waits = [line for line in cuda.log if line.startswith("moves wait")]
+    # Copies 4, 6, 8 and 10 are recorded by the events of their numbers.
+    assert waits[1::2] == [f"moves wait for event {i}" for i in (2, 2, 4, 6)]
+
+
+def test_large_runs_are_copied_without_being_gathered(
+    cuda: FakeCuda, blocks: CudaBlocks, slots: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fabric.engine.cuda_copies.LARGE_BYTES", BLOCK.block_bytes)
+    fence = blocks.fence()
+    blocks.copy_out([(11, 4), (12, 5), (13, 6), (2, 0)], slots, fence)
+    assert firsts(slots) == [2, 0, 0, 0, 11, 12, 13, 0]
+    assert "into moves" not in cuda.log
+    blocks.copy_in([(20, 4), (21, 5), (22, 6), (23, 0)], slots, fence)
+    assert "into moves" not in cuda.log
+
+
+def test_memory_is_pinned_once(cuda: FakeCuda, blocks: CudaBlocks, slots: Tensor) -> None:
+    for _ in range(2):
+        blocks.copy_out(SCATTERED, slots, blocks.fence())
+    assert [line for line in cuda.log if line.startswith("pin")] == [f"pin {slots.nbytes}"]
 
 
 def test_memory_that_cannot_be_pinned_fails_the_transfer(
-    cuda: FakeCuda, blocks: CudaBlocks
+    cuda: FakeCuda, blocks: CudaBlocks, slots: Tensor
 ) -> None:
     cuda.register_error = 2
     with pytest.raises(CopyFailed, match="CUDA error 2"):
-        blocks.copy_out(PAIRS, cast(Tensor, FakeMemory(cuda, "host")), blocks.fence())
+        blocks.copy_out(SCATTERED, slots, blocks.fence())
 
 
-def test_blocks_that_follow_each_other_in_a_slab_are_copied_as_one(
-    cuda: FakeCuda, blocks: CudaBlocks
-) -> None:
-    slots = cast(Tensor, FakeMemory(cuda, "host"))
-    blocks.copy_out([(i, i) for i in range(1, 7)], slots, blocks.fence())
-    assert [line for line in cuda.log if " to " in line] == [
-        "device[3:12:3] to host[1:4]",
-        "device[13:22:3] to host[4:7]",
-    ]
+def test_digests_are_of_the_blocks_bytes(blocks: CudaBlocks, cache: Tensor) -> None:
+    expected = digests(bytes_of(cache), [ADDRESSES.step(7), ADDRESSES.step(31)])
+    assert blocks.digests([7, 31], blocks.fence()) == expected
+
+
+def test_poison_fills_the_blocks_and_no_others(blocks: CudaBlocks, cache: Tensor) -> None:
+    blocks.poison([5, 13])
+    assert cache[[ADDRESSES.step(5), ADDRESSES.step(13)]].isnan().all()
+    assert firsts(cache[[ADDRESSES.step(block) for block in (4, 6, 12, 14)]]) == [4, 6, 12, 14]
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 1, 3), (1, 2, 1, 2, 3), (2, 2, 1, 4, 5)])
+def test_rows_are_the_blocks_bytes(shape: tuple[int, ...]) -> None:
+    blocks = torch.randn(5, *shape).bfloat16()
+    rows = block_rows(blocks)
+    assert rows.data_ptr() == blocks.data_ptr()
+    assert torch.equal(rows.view(torch.uint8), blocks.flatten(1).view(torch.uint8))
 
 
 def test_runs_join_what_follows_on_both_sides() -> None:
@@ -169,6 +165,10 @@ def test_runs_join_what_follows_on_both_sides() -> None:
     assert runs([(1, 1), (2, 2), (3, 4), (4, 5), (6, 6)]) == [(1, 1, 2), (3, 4, 2), (6, 6, 1)]
 
 
+def test_runs_of_slots_join_blocks_from_anywhere() -> None:
+    assert slot_runs([(9, 1), (2, 2), (5, 4)]) == [(0, 1, 2), (2, 4, 1)]
+
+
 def test_what_is_used_of_torch_cuda_is_there() -> None:
-    for name in ("Event", "Stream", "current_stream", "stream", "cudart"):
+    for name in ("Event", "Stream", "current_stream", "stream", "cudart", "empty_cache"):
         assert callable(getattr(torch.cuda, name))
