@@ -1,7 +1,9 @@
 """The device that a worker runs on: whether it is there, and making it the current one."""
 
 import contextlib
+import platform
 import re
+from pathlib import Path
 
 import torch
 
@@ -38,3 +40,19 @@ def _found() -> str:
         f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())
     ]
     return f"torch sees {', '.join(['cpu', *names])}" + ("" if names else ", and no GPU")
+
+
+def describe_device(device: torch.device) -> str:
+    """What people call it: a GPU by its name, a CPU by its type of processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return processor_name()
+
+
+def processor_name() -> str:
+    """The processor's name as the system gives it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

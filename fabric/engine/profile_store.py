@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fabric.core.errors import ConfigError
 from fabric.core.profile import Profile, ProfileSubject
+from fabric.engine.device import processor_name
 from fabric.engine.executor import ReadyExecutor
 from fabric.engine.profiler import QUICK, ProfileDepth, measure_profile
 from fabric.engine.settings import EngineSettings
@@ -103,7 +104,7 @@ def subject_of(settings: EngineSettings, executor: ReadyExecutor, model: int) ->
         source=worker.models[model].source,
         dtype=card.dtype,
         device=worker.device,
-        processor=_processor(),
+        processor=processor_name(),
         num_threads=worker.num_threads or len(os.sched_getaffinity(0)),
         pipeline=settings.parallel.pipeline,
         tensor=settings.parallel.tensor,
@@ -166,15 +167,6 @@ def _file_name(
     ]
     digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
     return f"{subject.model}-{digest}.json"
-
-
-def _processor() -> str:
-    """The processor's name as the system gives it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _version() -> str:

