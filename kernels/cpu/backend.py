@@ -51,8 +51,8 @@ class CpuBackend:
     def packed_shape(
         self, out_features: int, in_features: int, dtype: torch.dtype
     ) -> tuple[int, int]:
-        """Whole panels, and whole pairs of bfloat16 columns."""
-        depth = in_features + in_features % 2 if dtype is torch.bfloat16 else in_features
+        """Whole panels of columns, and of what is multiplied at once along in_features."""
+        depth = self._kernels.packed_depth(dtype is torch.bfloat16, in_features)
         return self._kernels.packed_rows(out_features), depth
 
     def pack_linear(self, weight: Tensor) -> PackedLinear:

@@ -8,10 +8,10 @@ from kernels.ops import Backend
 from tests.kernels.cases import DTYPES
 
 if "cpp" in available_backends("cpu"):
-    from kernels.cpu._kernels import supported_isas
+    from kernels.cpu._kernels import emulated_isas, supported_isas
     from kernels.cpu.backend import CpuBackend
 
-    CPU_ISAS = supported_isas()
+    CPU_ISAS = supported_isas() + emulated_isas()
 else:
     CPU_ISAS = []
 

@@ -31,73 +31,6 @@ struct Scratch {
   int64_t position[kAttentionRows];
 };
 
-#if defined(__AVX512F__)
-// Transposes a square of 4-byte units: pairs, then pairs of pairs, then 128-bit lanes twice.
-inline void transpose(VecU (&rows)[kLanes]) {
-  __m512i a[kLanes], b[kLanes];
-  for (int i = 0; i < kLanes; i += 2) {
-    a[i] = _mm512_unpacklo_epi32((__m512i)rows[i], (__m512i)rows[i + 1]);
-    a[i + 1] = _mm512_unpackhi_epi32((__m512i)rows[i], (__m512i)rows[i + 1]);
-  }
-  for (int i = 0; i < kLanes; i += 4) {
-    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
-    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
-    b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
-    b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    for (int j = i; j < kLanes; j += 8) {
-      a[j] = _mm512_shuffle_i32x4(b[j], b[j + 4], 0x88);
-      a[j + 4] = _mm512_shuffle_i32x4(b[j], b[j + 4], 0xdd);
-    }
-    rows[i] = (VecU)_mm512_shuffle_i32x4(a[i], a[i + 8], 0x88);
-    rows[i + 8] = (VecU)_mm512_shuffle_i32x4(a[i], a[i + 8], 0xdd);
-    rows[i + 4] = (VecU)_mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0x88);
-    rows[i + 12] = (VecU)_mm512_shuffle_i32x4(a[i + 4], a[i + 12], 0xdd);
-  }
-}
-#else
-template <int... kLane>
-struct Lanes {};
-
-template <int kCount, int... kLane>
-struct MakeLanes : MakeLanes<kCount - 1, kCount - 1, kLane...> {};
-
-template <int... kLane>
-struct MakeLanes<0, kLane...> {
-  typedef Lanes<kLane...> Type;
-};
-
-// Interleaves the lower (kFrom = 0) or upper (kFrom = kLanes / 2) halves of two vectors.
-template <int kFrom, int... kLane>
-inline VecU interleave(VecU a, VecU b, Lanes<kLane...>) {
-  return __builtin_shufflevector(a, b, (kFrom + kLane / 2 + kLane % 2 * kLanes)...);
-}
-
-// Transposes a square: log2(kLanes) rounds of interleaving row i with row i + kLanes / 2.
-inline void transpose(VecU (&rows)[kLanes]) {
-  const MakeLanes<kLanes>::Type lanes;
-  for (int round = 1; round < kLanes; round *= 2) {
-    VecU next[kLanes];
-    for (int i = 0; i < kLanes / 2; ++i) {
-      next[2 * i] = interleave<0>(rows[i], rows[i + kLanes / 2], lanes);
-      next[2 * i + 1] = interleave<kLanes / 2>(rows[i], rows[i + kLanes / 2], lanes);
-    }
-    for (int i = 0; i < kLanes; ++i) rows[i] = next[i];
-  }
-}
-#endif
-
-// Loads kLanes steps of a row that has n elements left.
-template <class T>
-inline VecU load_units(const T* p, int64_t n) {
-  constexpr int64_t kElements = kLanes * kStep<T>;
-  if (n >= kElements) return load_as<VecU>(p);
-  T padded[kElements] = {};
-  if (n > 0) std::memcpy(padded, p, n * sizeof(T));
-  return load_as<VecU>(padded);
-}
-
 // One step of kLanes columns: an element of each in float32, of two rows in bfloat16.
 inline VecU interleave_rows(const float* const* rows, int64_t column, int64_t n) {
   return (VecU)load(rows[0] + column, n);
@@ -291,8 +224,6 @@ class Attention {
       }
     }
   }
-
-  static void store_units(uint32_t* to, VecU units) { std::memcpy(to, &units, sizeof units); }
 
   void score_rows(int64_t row, int64_t num_rows) {
     for (int64_t j = 0; j < num_loaded_; j += kKeyVectors * kLanes) {

@@ -14,6 +14,15 @@
 #include "team.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+namespace amx {
+extern const Table table;
+}
+namespace amx_emulated {
+extern const Table table;
+}
 namespace avx512 {
 extern const Table table;
 }
@@ -34,16 +43,30 @@ struct Isa {
   const Table* table;
 };
 
+#if defined(__x86_64__)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bf16");
+}
+
+// Whether the processor has tile registers, the system saves them, and lets us use them.
+bool has_amx() {
+  unsigned a, b, c, d;
+  if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if (!(d >> 22 & 1) || !(d >> 24 & 1)) return false;  // AMX-BF16, AMX-TILE
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
 // Best first.
 std::vector<Isa> supported_isas() {
   std::vector<Isa> isas;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512bf16")) {
-    isas.push_back({"avx512", &avx512::table});
-  }
+  if (has_amx()) isas.push_back({"amx", &amx::table});
+  if (has_avx512()) isas.push_back({"avx512", &avx512::table});
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     isas.push_back({"avx2", &avx2::table});
   }
@@ -52,13 +75,30 @@ std::vector<Isa> supported_isas() {
   return isas;
 }
 
+// Builds that stand in for processors that tests don't run on.
+std::vector<Isa> emulated_isas() {
+#if defined(__x86_64__)
+  if (has_avx512()) return {{"amx_emulated", &amx_emulated::table}};
+#endif
+  return {};
+}
+
 const Table& find_table(const std::string& name) {
   std::string known;
+  for (const Isa& isa : emulated_isas()) {
+    if (isa.name == name) return *isa.table;
+  }
   for (const Isa& isa : supported_isas()) {
     if (isa.name == name) return *isa.table;
     known += (known.empty() ? "" : ", ") + isa.name;
   }
   throw std::invalid_argument("isa '" + name + "' is not one of this processor's: " + known);
+}
+
+py::list names_of(const std::vector<Isa>& isas) {
+  py::list names;
+  for (const Isa& isa : isas) names.append(isa.name);
+  return names;
 }
 
 template <class T>
@@ -125,6 +165,10 @@ class Kernels {
 
   int64_t packed_rows(int64_t rows) const {
     return ceil_div(rows, team_.table.panel_width()) * team_.table.panel_width();
+  }
+
+  int64_t packed_depth(bool bf16, int64_t columns) const {
+    return team_.table.panel_depth(dtype(bf16), columns);
   }
 
   void pack_linear(bool bf16, uintptr_t weight, int64_t rows, int64_t columns, int64_t stride,
@@ -270,15 +314,13 @@ class Kernels {
 }  // namespace
 
 PYBIND11_MODULE(_kernels, m) {
-  m.def("supported_isas", [] {
-    py::list names;
-    for (const Isa& isa : supported_isas()) names.append(isa.name);
-    return names;
-  });
+  m.def("supported_isas", [] { return names_of(supported_isas()); });
+  m.def("emulated_isas", [] { return names_of(emulated_isas()); });
   py::class_<DecoderLayer>(m, "DecoderLayer").def(py::init(&make_layer));
   py::class_<Kernels>(m, "Kernels")
       .def(py::init<const std::string&, int>())
       .def("packed_rows", &Kernels::packed_rows)
+      .def("packed_depth", &Kernels::packed_depth)
       .def("pack_linear", &Kernels::pack_linear)
       .def("linear", &Kernels::linear)
       .def("rms_norm", &Kernels::rms_norm)

@@ -129,6 +129,7 @@ struct AttentionArgs {
 
 struct Table {
   int64_t (*panel_width)();  // a packed weight's out_features are padded to a multiple of this
+  int64_t (*panel_depth)(DType, int64_t columns);  // and its in_features to this
   void (*pack_linear)(DType, const Matrix& weight, void* packed, ThreadPool*);
   void (*linear)(DType, const LinearArgs&);
   void (*rms_norm)(DType, const NormArgs&);
@@ -142,14 +143,16 @@ struct Table {
 static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 static constexpr int64_t linear_scratch_bytes(int64_t rows, int64_t columns) {
-  return 2 * rows * (columns + 1) * 4;
+  return 2 * rows * (columns + 32) * 4;
 }
 
 #if defined(KERNEL_ISA)
 namespace KERNEL_ISA {
 int64_t panel_width();
+int64_t panel_depth(DType, int64_t columns);
 void pack_linear(DType, const Matrix& weight, void* packed, ThreadPool*);
 void linear(DType, const LinearArgs&);
+void tile_linear(const LinearArgs&);  // in bfloat16, where there are tile registers
 void rms_norm(DType, const NormArgs&);
 void rope(DType, const RopeArgs&);
 void silu_and_mul(DType, const Matrix& gate_up, void* out, ThreadPool*);

@@ -6,37 +6,33 @@
 //
 // Few rows: the panels are one stream of memory for each thread, fetched ahead. Many rows: a block
 // of them stays in the L2 cache while all panels pass by.
-#include "rows.h"
+#include "panels.h"
 
 namespace KERNEL_ISA {
 namespace {
 
-constexpr int kPanel = 2 * kLanes;
 constexpr int64_t kChain = 64;
 // Accumulators (two for each row), two weights and a broadcast must fit the registers.
 constexpr int kMaxRows = kLanes == 16 ? 12 : 6;
 constexpr int64_t kBlockBytes = 384 << 10;  // of rows, less than the L2 cache
 constexpr int64_t kAhead = 4096;            // bytes of a stream that are asked for early
 
-template <class T>
-int64_t depth_of(int64_t columns) {
-  return ceil_div(columns, kStep<T>) * kStep<T>;
-}
-
 // Packs rows of a matrix so that the same k of all rows lie together: [steps][rows][kStep].
-// Missing rows and a missing last k become zeros.
+// Missing rows, and what is missing of the steps, become zeros.
 template <class T>
-void pack_rows(const T* source, int64_t stride, int64_t num_valid, int64_t num_rows, int64_t depth,
-               T* packed) {
-  constexpr int64_t kBlock = 64 / sizeof(T);  // a cache line of each row at a time
-  for (int64_t start = 0; start < depth; start += kBlock) {
-    int64_t end = min(start + kBlock, depth);
-    for (int64_t row = 0; row < num_rows; ++row) {
-      for (int64_t k = start; k < end; k += kStep<T>) {
-        T* to = packed + (k / kStep<T> * num_rows + row) * kStep<T>;
-        for (int i = 0; i < kStep<T>; ++i) {
-          to[i] = row < num_valid && k + i < depth ? source[row * stride + k + i] : T{};
-        }
+void pack_rows(const Matrix& source, int64_t num_rows, int64_t num_steps, T* packed) {
+  for (int64_t step = 0; step < num_steps; step += kLanes) {
+    for (int64_t row = 0; row < num_rows; row += kLanes) {
+      VecU square[kLanes] = {};
+      for (int lane = 0; lane < min(kLanes, source.rows - row); ++lane) {
+        const T* from = static_cast<const T*>(source.data) + (row + lane) * source.stride;
+        int64_t k = step * kStep<T>;
+        if (k < source.columns) square[lane] = load_units(from + k, source.columns - k);
+      }
+      transpose(square);
+      T* to = packed + (step * num_rows + row) * kStep<T>;
+      for (int i = 0; i < min(kLanes, num_steps - step); ++i) {
+        store_units(to + i * num_rows * kStep<T>, square[i], num_rows - row);
       }
     }
   }
@@ -55,7 +51,7 @@ struct Tile {
 // kIsFirst: the panel comes from memory.
 template <class T, int kRows, bool kIsFirst>
 void multiply_tile(const Tile<T>& tile) {
-  VecF total[kRows][2] = {};
+  VecF total[kRows][2];
   const T* x = tile.x;
   const T* panel = tile.panel;
   for (int64_t start = 0; start < tile.num_steps; start += kChain) {
@@ -78,8 +74,8 @@ void multiply_tile(const Tile<T>& tile) {
       panel += kPanel * kStep<T>;
     }
     for (int row = 0; row < kRows; ++row) {
-      total[row][0] += sum[row][0];
-      total[row][1] += sum[row][1];
+      total[row][0] = start == 0 ? sum[row][0] : total[row][0] + sum[row][0];
+      total[row][1] = start == 0 ? sum[row][1] : total[row][1] + sum[row][1];
     }
   }
   for (int row = 0; row < kRows; ++row) {
@@ -102,9 +98,9 @@ void pack(const Matrix& weight, void* packed, ThreadPool* pool) {
   const int64_t depth = depth_of<T>(weight.columns);
   parallel_for(pool, ceil_div(weight.rows, kPanel), [&](int64_t panel) {
     int64_t first = panel * kPanel;
-    pack_rows(static_cast<const T*>(weight.data) + first * weight.stride, weight.stride,
-              min(kPanel, weight.rows - first), kPanel, weight.columns,
-              static_cast<T*>(packed) + first * depth);
+    Matrix rows = {static_cast<T*>(weight.data) + first * weight.stride,
+                   min(kPanel, weight.rows - first), weight.columns, weight.stride};
+    pack_rows(rows, kPanel, depth / kStep<T>, static_cast<T*>(packed) + first * depth);
   });
 }
 
@@ -116,18 +112,18 @@ class Product {
       : a_(args),
         num_steps_(ceil_div(args.x.columns, kStep<T>)),
         depth_(num_steps_ * kStep<T>),
+        panel_depth_(depth_of<T>(args.x.columns)),
         num_tiles_(ceil_div(args.x.rows, kMaxRows)),
         tile_rows_(ceil_div(args.x.rows, num_tiles_)),
         packed_(static_cast<T*>(args.scratch)),
         normed_(packed_ + args.x.rows * depth_) {}
 
   void run() {
-    const bool is_packed = a_.x.rows > 1 || a_.x.columns != depth_;
     x_ = packed_;
-    if (is_packed) {
+    if (a_.x.rows > 1 || a_.x.columns != depth_) {
       parallel_for(a_.pool, num_tiles_, [&](int64_t tile) { pack_tile(tile); });
     } else {
-      x_ = norm_rows(0, 1);
+      x_ = rows_of(0, 1).data;
     }
     const int64_t num_panels = ceil_div(a_.out.columns, kPanel);
     const int64_t block =
@@ -140,24 +136,13 @@ class Product {
   }
 
  private:
-  // Rows as they are multiplied: added up, then normed, if that is asked for.
-  const T* norm_rows(int64_t first, int64_t count) {
-    const int64_t size = a_.x.columns;
-    const T* x = static_cast<const T*>(a_.x.data);
-    if (a_.norm == nullptr) return x + first * a_.x.stride;
-    for (int64_t row = first; row < first + count; ++row) {
-      T* from = static_cast<T*>(a_.x.data) + row * a_.x.stride;
-      if (a_.added != nullptr) add_row(static_cast<const T*>(a_.added) + row * size, from, size);
-      norm_row(from, static_cast<const T*>(a_.norm), normed_ + row * size, size, a_.norm_eps);
-    }
-    return normed_ + first * size;
+  Matrix rows_of(int64_t first, int64_t count) {
+    return normed_rows(a_, first, count, normed_ + first * a_.x.columns, a_.x.columns);
   }
 
   void pack_tile(int64_t tile) {
     int64_t first = tile * tile_rows_, rows = min(tile_rows_, a_.x.rows - first);
-    const T* from = norm_rows(first, rows);
-    pack_rows(from, a_.norm == nullptr ? a_.x.stride : a_.x.columns, rows, rows, a_.x.columns,
-              packed_ + first * depth_);
+    pack_rows(rows_of(first, rows), rows, num_steps_, packed_ + first * depth_);
   }
 
   void multiply(int64_t panel, int64_t first_tile, int64_t end_tile) {
@@ -166,7 +151,7 @@ class Product {
     for (int64_t tile = first_tile; tile < end_tile; ++tile) {
       int64_t first = tile * tile_rows_, rows = min(tile_rows_, a_.x.rows - first);
       T* out = static_cast<T*>(a_.out.data) + first * a_.out.stride + column;
-      Tile<T> gate = {x_ + first * depth_, weight + column * depth_, num_steps_, out,
+      Tile<T> gate = {static_cast<const T*>(x_) + first * depth_, weight + column * panel_depth_, num_steps_, out,
                       a_.out.stride,       columns};
       if (!a_.is_gated) {
         multiply_tile(gate, rows, tile == first_tile);
@@ -174,7 +159,7 @@ class Product {
       }
       T gates[kMaxRows * kPanel], ups[kMaxRows * kPanel];
       Tile<T> up = gate;
-      up.panel = weight + (a_.out.columns + column) * depth_;
+      up.panel = weight + (a_.out.columns + column) * panel_depth_;
       gate.out = gates;
       up.out = ups;
       gate.out_stride = up.out_stride = kPanel;
@@ -188,17 +173,22 @@ class Product {
 
   const LinearArgs& a_;
   const int64_t num_steps_;
-  const int64_t depth_;
+  const int64_t depth_;        // of rows
+  const int64_t panel_depth_;  // of the weight
   const int64_t num_tiles_;
   const int64_t tile_rows_;
   T* const packed_;
   T* const normed_;
-  const T* x_ = nullptr;
+  const void* x_ = nullptr;
 };
 
 }  // namespace
 
 int64_t panel_width() { return kPanel; }
+
+int64_t panel_depth(DType dtype, int64_t columns) {
+  return dtype == DType::kFloat32 ? depth_of<float>(columns) : depth_of<BFloat16>(columns);
+}
 
 void pack_linear(DType dtype, const Matrix& weight, void* packed, ThreadPool* pool) {
   auto run = dtype == DType::kFloat32 ? pack<float> : pack<BFloat16>;
@@ -207,7 +197,12 @@ void pack_linear(DType dtype, const Matrix& weight, void* packed, ThreadPool* po
 
 void linear(DType dtype, const LinearArgs& args) {
   if (args.x.rows == 0) return;
-  dtype == DType::kFloat32 ? Product<float>(args).run() : Product<BFloat16>(args).run();
+  if (dtype == DType::kFloat32) return Product<float>(args).run();
+#if HAS_TILES
+  tile_linear(args);
+#else
+  Product<BFloat16>(args).run();
+#endif
 }
 
 }  // namespace KERNEL_ISA
