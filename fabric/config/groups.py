@@ -130,7 +130,11 @@ class SwapSection(Section):
 
 
 class GroupSection(Section):
-    """A device group: which models it hosts, and how much it takes."""
+    """A device group: which models it hosts, and how much it takes.
+
+    ``async_scheduling``: whether its scheduler prepares the next iteration while one runs, as
+    :class:`fabric.scheduler.settings.SchedulerConfig` says; None: where devices are no processors.
+    """
 
     name: Name
     models: Annotated[list[Hosted], Field(min_length=1)]
@@ -144,6 +148,7 @@ class GroupSection(Section):
     max_num_seqs: Positive = 64
     max_num_batched_tokens: Positive = 512
     max_num_waiting: Positive = 1024
+    async_scheduling: bool | None = None
     prefix_cache: bool = True
     policy: PolicySection = PolicySection()
     fairness: FairnessSection = FairnessSection()
@@ -215,4 +220,5 @@ class GroupSection(Section):
                 self.host_weight_bytes,
                 self.weights.min_stay,
             ),
+            async_scheduling=self.async_scheduling,
         )

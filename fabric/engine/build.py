@@ -14,6 +14,7 @@ from fabric.engine.local_executor import LocalExecutor
 from fabric.engine.preparation import Preparation
 from fabric.engine.settings import EngineSettings, WorkerSettings
 from fabric.engine.text_output import TextOutput
+from fabric.engine.threaded_executor import ThreadedExecutor
 from fabric.engine.weight_plan import weights_of
 from fabric.engine.worker import Worker
 from fabric.kv.block_pool import BlockPool
@@ -85,7 +86,10 @@ def build_engine(
         ConfigError: The memory doesn't hold the models, or a profile's file is wrong.
         GroupError: The gang fails while it is profiled.
     """
-    executor = gang or open_local(settings.worker, progress)
+    settings = _settled(settings)
+    executor = gang or open_local(
+        settings.worker, progress, settings.scheduler.async_scheduling is True
+    )
     clock = clock or MonotonicClock()
     try:
         return _assemble(settings, executor, clock)
@@ -94,15 +98,32 @@ def build_engine(
         raise
 
 
-def open_local(settings: WorkerSettings, progress: Progress | None = None) -> LocalExecutor:
+def open_local(
+    settings: WorkerSettings, progress: Progress | None = None, runs_ahead: bool = False
+) -> LocalExecutor:
     """A worker in this process that has whole models, none of them loaded yet.
+
+    Args:
+        settings: What it loads.
+        progress: Hears how far loading is.
+        runs_ahead: Whether it computes on a thread of its own.
 
     Raises:
         SourceError: Weights can't be fetched.
         CheckpointError: They don't fit their model.
         ConfigError: The memory doesn't hold the models.
     """
-    return LocalExecutor(Worker(settings, progress))
+    worker = Worker(settings, progress)
+    return ThreadedExecutor(worker) if runs_ahead else LocalExecutor(worker)
+
+
+def _settled(settings: EngineSettings) -> EngineSettings:
+    """Settings that leave nothing open; a processor shares its cores with the scheduler."""
+    scheduler = settings.scheduler
+    if scheduler.async_scheduling is not None:
+        return settings
+    is_on = settings.worker.device != "cpu"
+    return replace(settings, scheduler=replace(scheduler, async_scheduling=is_on))
 
 
 def _assemble(settings: EngineSettings, executor: ReadyExecutor, clock: Clock) -> BuiltEngine:

@@ -33,6 +33,10 @@ class Engine:
         self._texts = texts
         self._clock = clock
         self._in_flight: deque[SchedulerOutput] = deque()
+        # One runs in each stage, and one may wait for the first to be free.
+        self._max_in_flight = executor.num_batches
+        if scheduler.runs_ahead and executor.runs_ahead:
+            self._max_in_flight += 1
 
     @property
     def has_work(self) -> bool:
@@ -93,6 +97,9 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """Fill the pipeline, finish its oldest iteration, and return what that did.
 
+        When it returns, the workers have the next iteration if they can run ahead: what the caller
+        does before the next step, and most of what happens here, takes no time of theirs.
+
         Raises:
             GroupError: The workers can't go on.
         """
@@ -112,10 +119,10 @@ class Engine:
     def notice(self) -> None:
         """Let a step that waits return if the pipeline has room for more; called on any thread.
 
-        A request that comes while one iteration is in flight would else wait for its end, with the
-        first stages idle.
+        A request that comes while one iteration is in flight would else wait for its end, with
+        nothing behind it.
         """
-        if 0 < len(self._in_flight) < self._executor.num_batches:
+        if 0 < len(self._in_flight) < self._max_in_flight:
             self._executor.interrupt()
 
     def close(self) -> None:
@@ -136,7 +143,7 @@ class Engine:
         )
 
     def _fill_pipeline(self) -> None:
-        while len(self._in_flight) < self._executor.num_batches:
+        while len(self._in_flight) < self._max_in_flight:
             output = self._scheduler.schedule(self._clock.now())
             if orders := self._scheduler.take_orders():
                 self._executor.move(orders)

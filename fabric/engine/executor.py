@@ -64,6 +64,14 @@ class Executor(Protocol):
         ...
 
     @property
+    def runs_ahead(self) -> bool:
+        """Whether one more iteration may be in flight, of tokens that the one before samples.
+
+        Every worker must then sample itself, as those of several stages don't.
+        """
+        ...
+
+    @property
     def failure(self) -> str | None:
         """Why the workers can't go on; known also while nothing is in flight."""
         ...

@@ -109,6 +109,11 @@ class GangExecutor:
         return self._settings.num_batches
 
     @property
+    def runs_ahead(self) -> bool:
+        """Whether there is one stage only, whose ranks all sample, and agree."""
+        return self._settings.num_batches == 1
+
+    @property
     def costs(self) -> ExecutorCosts:
         """What driving the workers has cost, as of the last answer."""
         return self._costs

@@ -10,9 +10,10 @@ from fabric.scheduler.output import SchedulerOutput, StepResult
 
 
 class LocalExecutor:
-    """One worker, in this process."""
+    """One worker in this process, which computes while the engine waits."""
 
     num_batches = 1
+    runs_ahead = False
     failure = None
     costs = ExecutorCosts()
 
@@ -32,7 +33,7 @@ class LocalExecutor:
         """Run an iteration."""
         self._results.append(self._worker.execute(output))
 
-    def collect(self) -> StepResult:
+    def collect(self) -> StepResult | None:
         """What the iteration sampled."""
         return self._results.popleft()
 

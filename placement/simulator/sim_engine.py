@@ -52,7 +52,8 @@ class SimulatedEngine:
 
     It takes the steps of :class:`fabric.engine.engine.Engine` in the order of its loop: what has
     come is added between two steps, the pipeline is filled, and the oldest iteration awaited. An
-    iteration goes through the stages one after the other, each of which has one at a time.
+    iteration goes through the stages one after the other, each of which has one at a time; one
+    more may wait for its stage, if its scheduler runs ahead.
     ``hears_tokens``: the listener wants to hear of each iteration's tokens.
     """
 
@@ -75,6 +76,7 @@ class SimulatedEngine:
         self._observe = observe
         self._num_stages = len(costs[0].stage_shares)
         self._stages_free_s = [0.0] * self._num_stages
+        self._max_in_flight = self._num_stages + built.scheduler.runs_ahead
         self._driver_free_s = 0.0
         self._flights: deque[tuple[float, SchedulerOutput]] = deque()
         self._inbox: list[GenerationRequest] = []
@@ -91,7 +93,7 @@ class SimulatedEngine:
         if self._is_idle:
             self._is_idle = False
             self.next_at_s = max(now, self._driver_free_s)
-        elif 0 < len(self._flights) < self._num_stages:
+        elif 0 < len(self._flights) < self._max_in_flight:
             # The pipeline has room: the engine doesn't wait for what is in it.
             self.next_at_s = min(self.next_at_s, max(now, self._driver_free_s))
 
@@ -158,7 +160,7 @@ class SimulatedEngine:
 
     def _fill_pipeline(self, now: float) -> None:
         scheduler, flights, clock_s = self._scheduler, self._flights, now
-        while len(flights) < self._num_stages:
+        while len(flights) < self._max_in_flight:
             output = scheduler.schedule(clock_s)
             if orders := scheduler.take_orders():
                 self._moves.begin(orders, clock_s)

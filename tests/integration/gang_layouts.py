@@ -78,6 +78,7 @@ class ThreadExecutor:
         tensor = [local_groups(parallel.tensor) for _ in range(parallel.pipeline)]
         pipeline = [local_groups(parallel.pipeline) for _ in range(parallel.tensor)]
         self.num_batches = parallel.pipeline
+        self.runs_ahead = self.num_batches == 1
         places = [
             WorkerPlace(parallel, tensor[pp][tp], pipeline[tp][pp], settings.layer_split)
             for pp in range(parallel.pipeline)

@@ -110,6 +110,7 @@ class StubExecutor:
     """Answers without a model; every iteration takes a second of a virtual clock."""
 
     num_batches = 1
+    runs_ahead = False
     failure = None
     costs = ExecutorCosts()
 

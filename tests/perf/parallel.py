@@ -63,6 +63,7 @@ class Driver:
     def __init__(self, gang: GangExecutor, num_batches: int) -> None:
         self._gang = gang
         self.num_batches = num_batches
+        self.runs_ahead = False
         self.models, self.memory = gang.models, gang.memory
         self.failure = None
         self.steps: list[StepCost] = []

@@ -51,6 +51,7 @@ class ProfiledExecutor:
     """
 
     num_batches = 1
+    runs_ahead = False
     failure = None
     costs = ExecutorCosts()
     slowdown = 1.0

@@ -90,6 +90,8 @@ class VirtualStages:
         self._requests = requests
         self._num_added = 0
         self._free_s = [0.0] * self.num_batches
+        self.runs_ahead = self.num_batches == 1
+        self._max_in_flight = self.num_batches + self.built.scheduler.runs_ahead
         self._flights: deque[tuple[float, SchedulerOutput]] = deque()
 
     def next_arrival_s(self) -> float:
@@ -119,7 +121,7 @@ class VirtualStages:
 
     def collect(self) -> StepResult | None:
         done_s, output = self._flights[0]
-        if len(self._flights) < self.num_batches and self.next_arrival_s() <= done_s:
+        if len(self._flights) < self._max_in_flight and self.next_arrival_s() <= done_s:
             self._advance_to(self.next_arrival_s())
             return None
         self._flights.popleft()

@@ -23,6 +23,7 @@ class TwoStages:
     """Iterations end when they are let go."""
 
     num_batches = 2
+    runs_ahead = False
     failure = None
     costs = ExecutorCosts()
 
