@@ -46,23 +46,22 @@ struct Tile {
   T* out;
   int64_t out_stride;
   int64_t num_columns;
+  const char* ahead;    // memory that will be needed, asked for on the way,
+  int64_t ahead_bytes;  // so much at each step
 };
 
-// kIsFirst: the panel comes from memory.
-template <class T, int kRows, bool kIsFirst>
+template <class T, int kRows>
 void multiply_tile(const Tile<T>& tile) {
   VecF total[kRows][2];
   const T* x = tile.x;
   const T* panel = tile.panel;
+  const char* ahead = tile.ahead;
   for (int64_t start = 0; start < tile.num_steps; start += kChain) {
     VecF sum[kRows][2] = {};
     for (int64_t step = start; step < min(start + kChain, tile.num_steps); ++step) {
-      if (kIsFirst) {
-        __builtin_prefetch(reinterpret_cast<const char*>(panel) + kAhead);
-        if (kPanel * 4 > 64) {
-          __builtin_prefetch(reinterpret_cast<const char*>(panel) + kAhead + 64);
-        }
-      }
+      __builtin_prefetch(ahead);
+      if (kPanel * 4 > 64) __builtin_prefetch(ahead + 64);
+      ahead += tile.ahead_bytes;
       auto low = load_steps(panel);
       auto high = load_steps(panel + kLanes * kStep<T>);
       for (int row = 0; row < kRows; ++row) {
@@ -86,11 +85,9 @@ void multiply_tile(const Tile<T>& tile) {
 }
 
 template <class T, int kRows = kMaxRows>
-void multiply_tile(const Tile<T>& tile, int64_t num_rows, bool is_first) {
-  if (num_rows == kRows) {
-    return is_first ? multiply_tile<T, kRows, true>(tile) : multiply_tile<T, kRows, false>(tile);
-  }
-  if constexpr (kRows > 1) return multiply_tile<T, kRows - 1>(tile, num_rows, is_first);
+void multiply_tile(const Tile<T>& tile, int64_t num_rows) {
+  if (num_rows == kRows) return multiply_tile<T, kRows>(tile);
+  if constexpr (kRows > 1) return multiply_tile<T, kRows - 1>(tile, num_rows);
 }
 
 template <class T>
@@ -146,29 +143,42 @@ class Product {
   }
 
   void multiply(int64_t panel, int64_t first_tile, int64_t end_tile) {
-    const T* weight = static_cast<const T*>(a_.weight);
     const int64_t column = panel * kPanel, columns = min(kPanel, a_.out.columns - column);
+    const T* gate = static_cast<const T*>(a_.weight) + column * panel_depth_;
+    const T* up = gate + a_.out.columns * panel_depth_;
     for (int64_t tile = first_tile; tile < end_tile; ++tile) {
       int64_t first = tile * tile_rows_, rows = min(tile_rows_, a_.x.rows - first);
       T* out = static_cast<T*>(a_.out.data) + first * a_.out.stride + column;
-      Tile<T> gate = {static_cast<const T*>(x_) + first * depth_, weight + column * panel_depth_, num_steps_, out,
-                      a_.out.stride,       columns};
+      Tile<T> part = {static_cast<const T*>(x_) + first * depth_, gate, num_steps_, out,
+                      a_.out.stride, columns, nullptr, 0};
+      set_ahead(part, tile - first_tile, end_tile - first_tile);
       if (!a_.is_gated) {
-        multiply_tile(gate, rows, tile == first_tile);
+        multiply_tile(part, rows);
         continue;
       }
       T gates[kMaxRows * kPanel], ups[kMaxRows * kPanel];
-      Tile<T> up = gate;
-      up.panel = weight + (a_.out.columns + column) * panel_depth_;
-      gate.out = gates;
-      up.out = ups;
-      gate.out_stride = up.out_stride = kPanel;
-      multiply_tile(gate, rows, tile == first_tile);
-      multiply_tile(up, rows, tile == first_tile);
+      part.out_stride = kPanel;
+      part.out = gates;
+      multiply_tile(part, rows);
+      part.out = ups;
+      part.panel = up;
+      set_ahead(part, tile - first_tile, end_tile - first_tile);
+      multiply_tile(part, rows);
       for (int64_t row = 0; row < rows; ++row) {
         activate_row(gates + row * kPanel, ups + row * kPanel, out + row * a_.out.stride, columns);
       }
     }
+  }
+
+  // A panel's only tile asks for what lies a little ahead of it, several tiles for the next panel,
+  // a part each.
+  void set_ahead(Tile<T>& part, int64_t tile, int64_t num_tiles) const {
+    const char* panel = reinterpret_cast<const char*>(part.panel);
+    part.ahead_bytes = kPanel * 4 / num_tiles;
+    part.ahead = num_tiles == 1
+                     ? panel + kAhead
+                     : panel + kPanel * 4 * panel_depth_ / kStep<T> +
+                           tile * num_steps_ * part.ahead_bytes;
   }
 
   const LinearArgs& a_;
