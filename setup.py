@@ -86,9 +86,7 @@ setup(
         Extension(
             "kernels.cpu._scores",
             sources=[str(CSRC / name) for name in SCORES_COMMON_SOURCES + SCORES_ISA_SOURCES],
-            depends=[
-                str(CSRC / name) for name in ("kernels.h", "scores.h", "simd.h", "threads.h")
-            ],
+            depends=[str(CSRC / name) for name in ("kernels.h", "scores.h", "simd.h", "threads.h")],
             optional=True,
         ),
         Extension(

@@ -2,42 +2,54 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+import torch
 from torch import Tensor
 
 from fabric.core.request import PositionLogprobs, TokenLogprob
-from fabric.engine.vocab_parallel import TopTokens, VocabShard
+from fabric.engine.vocab_parallel import VocabShard
 
 
 @dataclass(frozen=True, slots=True)
 class LogprobsRow:
     """A row of this rank's logits, the tokens to describe, and how many likeliest to list."""
 
-    logits: Tensor
+    row: int
     token_ids: tuple[int, ...]
     num_top: int
 
 
 def position_logprobs(
-    vocab: VocabShard, rows: Sequence[LogprobsRow]
+    vocab: VocabShard, logits: Tensor, rows: Sequence[LogprobsRow]
 ) -> list[tuple[PositionLogprobs, ...]]:
-    """Describe each row's tokens; overwrites the rows."""
-    if not rows:
-        return []
-    logprobs = [row.logits for row in rows]
-    vocab.log_softmax(logprobs)
-    tops = vocab.top(logprobs, [row.num_top for row in rows])
-    owners = [part for part, row in zip(logprobs, rows, strict=True) for _ in row.token_ids]
+    """Describe each row's tokens.
+
+    Args:
+        vocab: This rank's part of the vocabulary.
+        logits: ``[num_rows, local_vocab_size]`` float32.
+        rows: Which rows, and what of them.
+    """
+    numbers = [row.row for row in rows]
+    totals = torch.logsumexp(vocab.log_masses(logits, numbers), dim=1)
+    tops = vocab.top(logits, numbers, [row.num_top for row in rows])
+    owners = [i for i, row in enumerate(rows) for _ in row.token_ids]
     tokens = [token for row in rows for token in row.token_ids]
-    values = vocab.scores_of(owners, tokens)
-    ranks = vocab.num_above(owners, values) + 1
-    chosen = map(TokenLogprob, tokens, values.tolist(), ranks.tolist())
-    return [
-        tuple(PositionLogprobs(next(chosen), likeliest) for _ in row.token_ids)
-        for row, likeliest in zip(rows, map(_listed, tops), strict=True)
-    ]
+    values = vocab.scores_of(logits, [numbers[i] for i in owners], tokens)
+    above = vocab.num_above(logits, [numbers[i] for i in owners], values)
+    chosen_values = (values - _spread(totals, owners)).tolist()
+    chosen = map(TokenLogprob, tokens, chosen_values, [count + 1 for count in above])
+    listed_of = [i for i, row in enumerate(rows) for _ in range(row.num_top)]
+    scores = torch.cat([top.scores for top in tops]) - _spread(totals, listed_of)
+    names = torch.cat([top.token_ids for top in tops]).tolist()
+    ranks = [rank for row in rows for rank in range(1, row.num_top + 1)]
+    listed = map(TokenLogprob, names, scores.tolist(), ranks)
+    described = []
+    for row in rows:
+        likeliest = tuple(islice(listed, row.num_top))
+        described.append(tuple(PositionLogprobs(next(chosen), likeliest) for _ in row.token_ids))
+    return described
 
 
-def _listed(top: TopTokens) -> tuple[TokenLogprob, ...]:
-    pairs = zip(top.token_ids.tolist(), top.scores.tolist(), strict=True)
-    return tuple(TokenLogprob(token, value, i) for i, (token, value) in enumerate(pairs, start=1))
+def _spread(totals: Tensor, owners: Sequence[int]) -> Tensor:
+    return totals[torch.tensor(owners, dtype=torch.int64, device=totals.device)]

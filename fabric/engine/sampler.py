@@ -5,15 +5,15 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from fabric.core.request import PositionLogprobs
-from fabric.engine.drawing import Draw, draw_tokens
+from fabric.engine.adjustment import AdjustedRow, Adjustment, adjust, is_adjusted
+from fabric.engine.drawing import draw_tokens
 from fabric.engine.logprobs import LogprobsRow, position_logprobs
 from fabric.engine.sequence_table import IntArray, SequenceRow
 from fabric.engine.vocab_parallel import VocabShard
+from kernels.scores import Draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,57 +50,55 @@ class Sampler:
         """Draw tokens for each row.
 
         Args:
-            logits: ``[num_rows, local_vocab_size]`` float32, this rank's; may be overwritten.
+            logits: ``[num_rows, local_vocab_size]`` float32 or bfloat16, this rank's; may be
+                overwritten.
             rows: One description a row of logits.
         """
-        originals = {
-            i: logits[i].clone()
+        samplings = [row.sequence.sampling for row in rows]
+        described = [i for i, s in enumerate(samplings) if s.logprobs is not None]
+        adjusted = [
+            self._adjusted(i, row)
             for i, row in enumerate(rows)
-            if row.sequence.sampling.logprobs is not None
-        }
-        for scores, row in zip(logits, rows, strict=True):
-            self._adjust(scores, row)
-        tokens = self._choose(logits, rows)
-        described = [
-            LogprobsRow(original, tokens[i], rows[i].sequence.sampling.logprobs or 0)
-            for i, original in originals.items()
+            if is_adjusted(row.sequence.sampling, len(row.output_tokens))
         ]
-        logprobs = dict(zip(originals, position_logprobs(self._vocab, described), strict=True))
-        return [Choice(chosen, logprobs.get(i, ())) for i, chosen in enumerate(tokens)]
+        if described or adjusted or not all(s.is_greedy for s in samplings):
+            logits = logits.float()
+        originals = logits
+        if described and adjusted:
+            originals = logits[described]
+        if adjusted:
+            adjust(logits, adjusted, self._vocab.token_ids)
+        tokens = self._choose(logits, rows)
+        if not described:
+            return [Choice(chosen) for chosen in tokens]
+        wanted = [
+            LogprobsRow(i if originals is logits else place, tokens[i], samplings[i].logprobs or 0)
+            for place, i in enumerate(described)
+        ]
+        logprobs = position_logprobs(self._vocab, originals, wanted)
+        known = dict(zip(described, logprobs, strict=True))
+        return [Choice(chosen, known.get(i, ())) for i, chosen in enumerate(tokens)]
+
+    def _adjusted(self, number: int, row: SampleRow) -> AdjustedRow:
+        sequence = row.sequence
+        if sequence.adjustment is None:
+            sequence.adjustment = Adjustment(
+                sequence.sampling, row.prompt_tokens, self._eos_token_ids
+            )
+        return AdjustedRow(number, sequence.adjustment, row.output_tokens)
 
     def _choose(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[tuple[int, ...]]:
         """Each row's tokens, by its adjusted logits."""
-        is_greedy = [row.sequence.sampling.is_greedy for row in rows]
-        likeliest = self._vocab.argmax(logits).tolist() if any(is_greedy) else [0] * len(rows)
-        draws = [
-            _draw_of(scores, row)
-            for scores, row, greedy in zip(logits, rows, is_greedy, strict=True)
-            if not greedy
-        ]
-        drawn = iter(draw_tokens(self._vocab, draws))
-        return [
-            (token,) * row.num_samples if greedy else next(drawn)
-            for token, row, greedy in zip(likeliest, rows, is_greedy, strict=True)
-        ]
-
-    def _adjust(self, scores: Tensor, row: SampleRow) -> None:
-        """Apply penalties, biases and the minimum length to a row of scores in place."""
-        sampling, own = row.sequence.sampling, self._vocab.places
-        if sampling.repetition_penalty != 1.0:
-            seen = torch.from_numpy(own(np.union1d(row.prompt_tokens, row.output_tokens)))
-            values = scores[seen]
-            penalty = sampling.repetition_penalty
-            scores[seen] = torch.where(values > 0, values / penalty, values * penalty)
-        if sampling.presence_penalty or sampling.frequency_penalty:
-            tokens, counts = np.unique(own(row.output_tokens), return_counts=True)
-            penalties = sampling.presence_penalty + sampling.frequency_penalty * counts
-            scores[torch.from_numpy(tokens)] -= torch.from_numpy(penalties.astype(np.float32))
-        for token, bias in sampling.logit_bias:
-            if token in self._vocab.token_ids:
-                scores[token - self._vocab.token_ids.start] += bias
-        if len(row.output_tokens) < sampling.min_tokens:
-            ends = np.array([*self._eos_token_ids, *sampling.stop_token_ids], dtype=np.int64)
-            scores[torch.from_numpy(own(ends))] = -torch.inf
+        drawn = [i for i, row in enumerate(rows) if not row.sequence.sampling.is_greedy]
+        if len(drawn) == len(rows):
+            return draw_tokens(self._vocab, logits, [_draw_of(i, rows[i]) for i in drawn])
+        likeliest = self._vocab.argmax(logits)
+        chosen = [(token,) * row.num_samples for token, row in zip(likeliest, rows, strict=True)]
+        if drawn:
+            draws = [_draw_of(i, rows[i]) for i in drawn]
+            for i, tokens in zip(drawn, draw_tokens(self._vocab, logits, draws), strict=True):
+                chosen[i] = tokens
+        return chosen
 
 
 def uniform(seed: int, index: int, position: int) -> float:
@@ -110,11 +108,14 @@ def uniform(seed: int, index: int, position: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def _draw_of(scores: Tensor, row: SampleRow) -> Draw:
+def _draw_of(number: int, row: SampleRow) -> Draw:
     sampling, first, position = row.sequence.sampling, row.sequence.index, len(row.output_tokens)
-    uniforms = [uniform(sampling.seed, first + i, position) for i in range(row.num_samples)]
+    uniforms = tuple(uniform(sampling.seed, first + i, position) for i in range(row.num_samples))
     return Draw(
-        scores.div_(sampling.temperature),
-        sampling,
-        torch.tensor(uniforms, dtype=torch.float64, device=scores.device),
+        number,
+        uniforms,
+        sampling.temperature,
+        sampling.top_k,
+        sampling.top_p,
+        sampling.min_p,
     )

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from fabric.core.sampling import SamplingParams
+from fabric.engine.adjustment import Adjustment
 from fabric.engine.block_addresses import BlockAddresses
 from fabric.scheduler.output import NewSequence, ScheduledSequence
 from kernels.ops import RaggedBatch
@@ -18,7 +19,7 @@ IntArray = NDArray[np.int64]
 class SequenceRow:
     """What a worker knows of one sequence; ``row`` is its place in the table's arrays.
 
-    ``sampled`` is the token that it was given here last.
+    ``sampled`` is the token that it was given here last; the sampler keeps ``adjustment``.
     """
 
     row: int
@@ -28,6 +29,7 @@ class SequenceRow:
     num_blocks: int
     sampling: SamplingParams
     sampled: int = 0
+    adjustment: Adjustment | None = None
 
     @property
     def num_output_tokens(self) -> int:

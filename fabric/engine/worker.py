@@ -18,7 +18,7 @@ from fabric.engine.model_runner import ModelRunner
 from fabric.engine.mover import Mover
 from fabric.engine.settings import WorkerSettings
 from fabric.engine.weight_mover import WeightMover
-from fabric.engine.worker_model import WorkerModel
+from fabric.engine.worker_model import WorkerKernels, WorkerModel
 from fabric.kv.transfer import WorkerOrders
 from fabric.models.loader import RankPlace
 from fabric.models.progress import NoProgress, Progress
@@ -26,6 +26,7 @@ from fabric.parallel.group import Group, SoloGroup
 from fabric.scheduler.output import SchedulerOutput, StepResult
 from kernels.dispatch import BackendUnavailable, select_backend
 from kernels.ops import Backend
+from kernels.scores import select_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,10 @@ class Worker:
         self._device = open_device(settings.device)
         self._backend = _open_backend(settings, self._device)
         rank = replace(self._place.rank, device=self._device)
+        reader = select_scores(self._device.type, settings.backend, settings.num_threads)
+        kernels = WorkerKernels(self._backend, reader)
         self._models = [
-            WorkerModel(model, settings, self._backend, rank, progress or NoProgress())
+            WorkerModel(model, settings, kernels, rank, progress or NoProgress())
             for model in settings.models
         ]
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()

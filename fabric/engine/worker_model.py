@@ -1,5 +1,7 @@
 """What a worker has of one of its models, beside the sequences that its runner knows."""
 
+from dataclasses import dataclass
+
 import torch
 
 from fabric.engine.arena import Arena
@@ -25,6 +27,15 @@ from fabric.models.progress import Progress
 from fabric.parallel.group import Group
 from kernels.dispatch import select_backend
 from kernels.ops import Backend
+from kernels.scores import ScoreReader
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKernels:
+    """What all models of a worker compute with."""
+
+    backend: Backend
+    scores: ScoreReader
 
 
 class WorkerModel:
@@ -34,7 +45,7 @@ class WorkerModel:
         self,
         settings: ModelSettings,
         worker: WorkerSettings,
-        backend: Backend,
+        kernels: WorkerKernels,
         place: RankPlace,
         progress: Progress,
     ) -> None:
@@ -47,8 +58,8 @@ class WorkerModel:
         """
         self._worker = worker
         self._place = place
-        self._backend = backend
-        self.weights = HeldWeights(settings, worker, backend, place, progress)
+        self._kernels = kernels
+        self.weights = HeldWeights(settings, worker, kernels.backend, place, progress)
         block_shape = self.weights.kv_block_shape(worker.block_size)
         self._block = BlockFormat(block_shape, self.weights.dtype)
         rank = f"{place.stage}.{place.group.rank}"
@@ -79,11 +90,11 @@ class WorkerModel:
         weights = self.weights
         table = SequenceTable(weights.max_model_len, self._worker.block_size, kv.addresses)
         token_ids = weights.shard.vocabulary(weights.config)
-        vocab = VocabShard(tensor, token_ids, weights.config.vocab_size)
+        vocab = VocabShard(tensor, token_ids, weights.config.vocab_size, self._kernels.scores)
         sampler = Sampler(frozenset(weights.defaults.eos_token_ids), vocab)
         recorder = self._recorder(tensor, pipeline)
         forward = ForwardPass(weights.model, kv, self._inputs(), pipeline, recorder)
-        return ModelRunner(forward, self._backend, kv, table, sampler)
+        return ModelRunner(forward, self._kernels.backend, kv, table, sampler)
 
     def blocks(self, kv: KVMemory) -> ModelBlocks:
         """What the model's blocks are moved between."""

@@ -1,5 +1,7 @@
 """Ranks that have a part of the logits each choose what one rank with all of them would."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
@@ -52,7 +54,7 @@ def sample(logits: Tensor, rows: list[SampleRow], size: int) -> tuple[list[Choic
     def work(group: LocalGroup) -> tuple[list[Choice], Traffic]:
         vocab = vocab_of(group, logits.shape[1])
         own = logits[:, vocab.token_ids.start : vocab.token_ids.stop].clone()
-        chosen = Sampler(EOS, vocab).sample(own, rows)
+        chosen = Sampler(EOS, vocab).sample(own, deepcopy(rows))
         return chosen, group.traffic
 
     results = on_ranks(size, work)
