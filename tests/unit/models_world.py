@@ -112,7 +112,10 @@ class Device:
 
 
 class ModelsWorld:
-    """Steps the scheduler of a group with several models, and keeps what comes out."""
+    """Steps the scheduler of a group with several models, and keeps what comes out.
+
+    A lazy device carries out what it is told, in order, only when results are waited for.
+    """
 
     def __init__(
         self,
@@ -121,6 +124,7 @@ class ModelsWorld:
         policy: PolicyConfig = PolicyConfig(),  # noqa: B008
         num_slots: tuple[int, int] = (0, 0),
         profile: Profile | None = None,
+        is_lazy: bool = False,
         **limits: object,
     ) -> None:
         self.config = SchedulerConfig(**{"max_num_seqs": 8, "policy": policy, **limits})  # type: ignore[arg-type]
@@ -156,7 +160,11 @@ class ModelsWorld:
             self.config, models, presence=Presence(weights, self.slabs, self.residency)
         )
         self.device = Device(shapes, [ModelledWorker(BLOCK_SIZE) for _ in shapes])
-        self.in_flight: deque[tuple[SchedulerOutput, StepResult]] = deque()
+        self.is_lazy = is_lazy
+        self.told: deque[WorkerOrders | SchedulerOutput] = deque()
+        self.results: dict[int, StepResult] = {}
+        self.in_flight: deque[SchedulerOutput] = deque()
+        self.num_batches = self.config.num_batches + self.config.runs_ahead
         self.tokens: dict[tuple[str, int], list[int]] = {}
         self.ends: dict[str, RequestEnd] = {}
         self.requests: dict[str, GenerationRequest] = {}
@@ -188,20 +196,32 @@ class ModelsWorld:
             results.append(self.device.finish_move(chance.random() < load_fails))
         self.scheduler.finish_moves(results, self.now)
         output = self.scheduler.schedule(self.now)
-        self.device.move(self.scheduler.take_orders())
+        self.told.append(self.scheduler.take_orders())
         if output.scheduled:
             self.ran.append(output.model)
-            self.in_flight.append((output, self.device.execute(output)))
+            self.told.append(output)
+            self.in_flight.append(output)
+        if not (self.is_lazy and self.in_flight):
+            self._carry_out()
         self.now += 1.0
-        if self.in_flight and (
-            len(self.in_flight) >= self.config.num_batches or not output.scheduled
-        ):
-            self._take_in(*self.in_flight.popleft())
+        if self.in_flight and (len(self.in_flight) >= self.num_batches or not output.scheduled):
+            self._take_in(self.in_flight.popleft())
         for end in self.scheduler.take_ended():
             self.ends[end.request_id] = end
         return output
 
-    def _take_in(self, output: SchedulerOutput, result: StepResult) -> None:
+    def _carry_out(self, step: int = 2**63) -> None:
+        """Let the device do what it was told, in order, until it has run the iteration."""
+        while self.told and step not in self.results:
+            told = self.told.popleft()
+            if isinstance(told, SchedulerOutput):
+                self.results[told.step] = self.device.execute(told)
+            else:
+                self.device.move(told)
+
+    def _take_in(self, output: SchedulerOutput) -> None:
+        self._carry_out(output.step)
+        result = self.results.pop(output.step)
         for update in self.scheduler.update_from_output(output, result, self.now):
             self.tokens.setdefault((update.request_id, update.index), []).extend(update.token_ids)
 

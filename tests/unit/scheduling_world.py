@@ -137,7 +137,6 @@ class ModelledWorker:
         if item.num_computed_tokens + item.num_new_tokens > len(row.tokens):
             assert row.sampled is not None, "it was given no token"
             row.tokens.append(row.sampled)
-        row.sampled = None
         blocks = row.blocks
         if item.replaced_block is not None:
             position, block = item.replaced_block

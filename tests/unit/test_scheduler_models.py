@@ -103,7 +103,7 @@ def test_batches_of_different_models_are_in_flight_together_without_draining():
     while world.scheduler.has_work:
         world.step()
         together += (
-            len({output.model for output, _ in world.in_flight}) + (len(world.in_flight) == 1) >= 2
+            len({output.model for output in world.in_flight}) + (len(world.in_flight) == 1) >= 2
         )
     world.check_tokens()
     assert together >= 7
@@ -244,8 +244,9 @@ def test_another_group_s_model_is_refused_by_name():
 POLICIES = ("fcfs", "mlfq", "srw", "edf", "priority")
 
 
+@pytest.mark.parametrize("runs_ahead", [False, True])
 @pytest.mark.parametrize("seed", range(40))
-def test_any_mix_of_models_ends_with_every_token_and_every_slab_back(seed):
+def test_any_mix_of_models_ends_with_every_token_and_every_slab_back(seed, runs_ahead):
     rng = Random(seed)
     shapes = [
         ModelShape(rng.randint(1, 5), rng.randint(1, 9), min_slabs=rng.randint(0, 1))
@@ -256,7 +257,9 @@ def test_any_mix_of_models_ends_with_every_token_and_every_slab_back(seed):
         max(s.weight_slabs for s in shapes) + rng.randint(6, 14),
         PolicyConfig(POLICIES[seed % len(POLICIES)]),
         num_slots=rng.choice([(0, 0), (64, 0), (16, 64)]),
-        num_batches=rng.randint(1, 3),
+        num_batches=1 if runs_ahead else rng.randint(1, 3),
+        async_scheduling=runs_ahead,
+        is_lazy=runs_ahead and seed % 2 == 0,
         max_num_seqs=rng.randint(2, 8),
         max_num_batched_tokens=rng.randint(8, 32),
         fairness=FairnessConfig(rng.choice([None, 3.0])),
