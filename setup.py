@@ -11,6 +11,7 @@ from setuptools.command.build_py import build_py
 CSRC = Path("kernels/cpu/csrc")
 COMMON_SOURCES = ("batch.cpp", "bindings.cpp", "cache.cpp", "decoder.cpp", "threads.cpp")
 ISA_SOURCES = ("attention.cpp", "layers.cpp", "linear.cpp", "table.cpp", "tile_linear.cpp")
+ISA_SOURCES += ("quantized.cpp", "quantized_pack.cpp")
 SCORES_COMMON_SOURCES = ("score_bindings.cpp", "scores.cpp", "threads.cpp")
 SCORES_ISA_SOURCES = ("score_passes.cpp",)
 GROUP_CSRC = Path("fabric/parallel/csrc")
@@ -20,7 +21,7 @@ PLANNER_CSRC = Path("placement/csrc")
 ISA_FLAGS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
-    avx512 = ("f", "bw", "vl", "dq", "bf16")
+    avx512 = ("f", "bw", "vl", "dq", "bf16", "vnni")
     ISA_FLAGS["avx512"] = ["-mavx2", "-mfma", *(f"-mavx512{part}" for part in avx512)]
     ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512"], "-mamx-tile", "-mamx-bf16"]
     ISA_FLAGS["amx_emulated"] = [*ISA_FLAGS["avx512"], "-DEMULATED_TILES"]

@@ -12,6 +12,7 @@ first dimension may have any stride, so that several models can share one arena.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 import torch
@@ -24,18 +25,33 @@ class ShapeError(ValueError):
     """Operands' shapes, dtypes or devices don't fit together."""
 
 
+class WeightFormat(StrEnum):
+    """How the weights of linear layers are stored.
+
+    ``DENSE`` ones have the dtype of activations. The others are integers with scales, INT8 a scale
+    for each output feature, INT4 one for each group of input features: kernels.quantization has
+    their values.
+    """
+
+    DENSE = "dense"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
     """A linear layer's weight in the layout that its backend streams best.
 
-    ``data`` is owned by the backend that packed it; ``[out_features, in_features]`` is the shape
-    of the weight that went in.
+    ``data`` is owned by the backend that packed it, one uint8 tensor if ``format`` isn't DENSE;
+    ``[out_features, in_features]`` is the shape of the weight that went in, ``dtype`` is that of
+    the activations it takes and gives.
     """
 
     data: Tensor
     out_features: int
     in_features: int
     dtype: torch.dtype
+    format: WeightFormat = WeightFormat.DENSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +159,29 @@ class Backend(Protocol):
         ...
 
     def packed_shape(
-        self, out_features: int, in_features: int, dtype: torch.dtype
+        self,
+        out_features: int,
+        in_features: int,
+        dtype: torch.dtype,
+        weight_format: WeightFormat = WeightFormat.DENSE,
     ) -> tuple[int, int]:
-        """The shape that packing ``[out_features, in_features]`` gives ``PackedLinear.data``."""
+        """The shape that packing ``[out_features, in_features]`` gives ``PackedLinear.data``.
+
+        Its dtype is uint8 if ``weight_format`` isn't DENSE.
+        """
         ...
 
-    def pack_linear(self, weight: Tensor) -> PackedLinear:
+    def pack_linear(
+        self, weight: Tensor, weight_format: WeightFormat = WeightFormat.DENSE
+    ) -> PackedLinear:
         """Pack ``[out_features, in_features]`` for :meth:`linear`; the input may be freed."""
         ...
 
     def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
-        """``x @ weight.T``: ``[num_tokens, in_features]`` to ``[num_tokens, out_features]``."""
+        """``x @ weight.T``: ``[num_tokens, in_features]`` to ``[num_tokens, out_features]``.
+
+        With a format other than DENSE, rows of ``x`` that aren't finite give rows of NaN.
+        """
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -14,7 +14,9 @@ from kernels.ops import (
     PackedLinear,
     RaggedBatch,
     ShapeError,
+    WeightFormat,
 )
+from kernels.quantization import quantize
 
 
 class ReferenceBackend:
@@ -27,15 +29,24 @@ class ReferenceBackend:
     packing = PLAIN
 
     def packed_shape(
-        self, out_features: int, in_features: int, dtype: torch.dtype
+        self,
+        out_features: int,
+        in_features: int,
+        dtype: torch.dtype,
+        weight_format: WeightFormat = WeightFormat.DENSE,
     ) -> tuple[int, int]:
-        """The weight's own."""
-        return out_features, in_features
+        """The weight's own; of integers, that of the bytes of float32 values."""
+        return out_features, in_features * (1 if weight_format is WeightFormat.DENSE else 4)
 
-    def pack_linear(self, weight: Tensor) -> PackedLinear:
-        """Keep the weight as it is."""
+    def pack_linear(
+        self, weight: Tensor, weight_format: WeightFormat = WeightFormat.DENSE
+    ) -> PackedLinear:
+        """Keep the weight as it is, or the float32 values that its integers stand for."""
         out_features, in_features = weight.shape
-        return PackedLinear(weight, out_features, in_features, weight.dtype)
+        data = weight
+        if weight_format is not WeightFormat.DENSE:
+            data = quantize(weight, weight_format).values().contiguous().view(torch.uint8)
+        return PackedLinear(data, out_features, in_features, weight.dtype, weight_format)
 
     def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
         """``x @ weight.T``."""
@@ -44,7 +55,9 @@ class ReferenceBackend:
                 f"x is {x.dtype}{list(x.shape)}; the weight takes {weight.dtype}"
                 f"[num_tokens, {weight.in_features}]"
             )
-        return (x.float() @ weight.data.float().T).to(x.dtype)
+        is_dense = weight.format is WeightFormat.DENSE
+        values = weight.data.float() if is_dense else weight.data.view(torch.float32)
+        return (x.float() @ values.T).to(x.dtype)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """``x / rms(x) * weight``."""

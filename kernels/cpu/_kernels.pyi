@@ -10,7 +10,7 @@ class DecoderLayer:
         self,
         bf16: bool,
         shape: tuple[float, ...],
-        weights: tuple[int | tuple[int, int, int], ...],
+        weights: tuple[int | tuple[int, int, int, int], ...],
         index: int,
     ) -> None: ...
 
@@ -24,6 +24,30 @@ class Kernels:
     def linear(
         self,
         bf16: bool,
+        x: int,
+        rows: int,
+        columns: int,
+        stride: int,
+        weight: int,
+        out_columns: int,
+        out: int,
+    ) -> None: ...
+    @staticmethod
+    def quantized_shape(bits: int, rows: int, columns: int) -> tuple[int, int]: ...
+    def pack_quantized(
+        self,
+        bf16: bool,
+        bits: int,
+        weight: int,
+        rows: int,
+        columns: int,
+        stride: int,
+        packed: int,
+    ) -> None: ...
+    def linear_quantized(
+        self,
+        bf16: bool,
+        bits: int,
         x: int,
         rows: int,
         columns: int,

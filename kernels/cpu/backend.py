@@ -11,6 +11,8 @@ from torch import Tensor
 
 from kernels.cpu import _kernels
 from kernels.cpu.checks import (
+    FORMAT_BITS,
+    MAX_QUANTIZED_FEATURES,
     check_blocks,
     check_cache,
     check_heads,
@@ -26,6 +28,7 @@ from kernels.ops import (
     PackedLinear,
     RaggedBatch,
     ShapeError,
+    WeightFormat,
 )
 
 
@@ -49,14 +52,27 @@ class CpuBackend:
         self._kernels = _kernels.Kernels(self.isa, num_threads)
 
     def packed_shape(
-        self, out_features: int, in_features: int, dtype: torch.dtype
+        self,
+        out_features: int,
+        in_features: int,
+        dtype: torch.dtype,
+        weight_format: WeightFormat = WeightFormat.DENSE,
     ) -> tuple[int, int]:
-        """Whole panels of columns, and of what is multiplied at once along in_features."""
+        """Whole panels of columns, and of what is multiplied at once along in_features.
+
+        Of integers, a panel in each row.
+        """
+        if weight_format is not WeightFormat.DENSE:
+            return self._quantized_shape(out_features, in_features, weight_format)
         depth = self._kernels.packed_depth(dtype is torch.bfloat16, in_features)
         return self._kernels.packed_rows(out_features), depth
 
-    def pack_linear(self, weight: Tensor) -> PackedLinear:
+    def pack_linear(
+        self, weight: Tensor, weight_format: WeightFormat = WeightFormat.DENSE
+    ) -> PackedLinear:
         """Pack into panels of columns; rows and an odd last column are padded with zeros."""
+        if weight_format is not WeightFormat.DENSE:
+            return self._quantize(weight, weight_format)
         is_bf16 = check_matrix("weight", weight)
         rows, columns = weight.shape
         data = torch.empty(self.packed_shape(rows, columns, weight.dtype), dtype=weight.dtype)
@@ -65,8 +81,34 @@ class CpuBackend:
         )
         return PackedLinear(data, rows, columns, weight.dtype)
 
+    def _quantized_shape(
+        self, out_features: int, in_features: int, weight_format: WeightFormat
+    ) -> tuple[int, int]:
+        if in_features > MAX_QUANTIZED_FEATURES:
+            raise ShapeError(
+                f"a weight is [{out_features}, {in_features}]; quantized ones have at most "
+                f"{MAX_QUANTIZED_FEATURES} input features"
+            )
+        return self._kernels.quantized_shape(FORMAT_BITS[weight_format], out_features, in_features)
+
+    def _quantize(self, weight: Tensor, weight_format: WeightFormat) -> PackedLinear:
+        is_bf16 = check_matrix("weight", weight)
+        rows, columns = weight.shape
+        shape = self.packed_shape(rows, columns, weight.dtype, weight_format)
+        data = torch.empty(shape, dtype=torch.uint8)
+        self._kernels.pack_quantized(
+            is_bf16,
+            FORMAT_BITS[weight_format],
+            weight.data_ptr(),
+            rows,
+            columns,
+            weight.stride(0),
+            data.data_ptr(),
+        )
+        return PackedLinear(data, rows, columns, weight.dtype, weight_format)
+
     def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
-        """One chain of multiply-adds over ``in_features`` for each output element."""
+        """Sums of products in one order for each output element; exact ones of integers."""
         is_bf16 = check_matrix("x", x)
         rows, columns = x.shape
         if columns != weight.in_features or x.dtype is not weight.dtype:
@@ -74,8 +116,7 @@ class CpuBackend:
                 f"x is {describe(x)}; the weight takes {weight.dtype}[*, {weight.in_features}]"
             )
         out = torch.empty((rows, weight.out_features), dtype=x.dtype)
-        self._kernels.linear(
-            is_bf16,
+        operands = (
             x.data_ptr(),
             rows,
             columns,
@@ -84,6 +125,10 @@ class CpuBackend:
             weight.out_features,
             out.data_ptr(),
         )
+        if weight.format is WeightFormat.DENSE:
+            self._kernels.linear(is_bf16, *operands)
+        else:
+            self._kernels.linear_quantized(is_bf16, FORMAT_BITS[weight.format], *operands)
         return out
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

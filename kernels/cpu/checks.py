@@ -3,9 +3,13 @@
 import torch
 from torch import Tensor
 
-from kernels.ops import RaggedBatch, ShapeError
+from kernels.ops import RaggedBatch, ShapeError, WeightFormat
 
 MAX_HEAD_DIM = 256
+# Integer sums of more products might overflow.
+MAX_QUANTIZED_FEATURES = 65536
+# What the extension knows formats by.
+FORMAT_BITS = {WeightFormat.DENSE: 0, WeightFormat.INT8: 8, WeightFormat.INT4: 4}
 _IS_BF16 = {torch.float32: False, torch.bfloat16: True}
 
 

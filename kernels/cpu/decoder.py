@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu import _kernels
-from kernels.cpu.checks import check_batch, check_blocks, check_like, describe
+from kernels.cpu.checks import FORMAT_BITS, check_batch, check_blocks, check_like, describe
 from kernels.ops import DecoderShape, DecoderWeights, PackedLinear, RaggedBatch, ShapeError
 
 
@@ -124,8 +124,13 @@ def batch_address(batch: RaggedBatch, num_tokens: int) -> tuple[int, ...]:
     )
 
 
-def _linear_address(weight: PackedLinear) -> tuple[int, int, int]:
-    return weight.data.data_ptr(), weight.out_features, weight.in_features
+def _linear_address(weight: PackedLinear) -> tuple[int, int, int, int]:
+    return (
+        weight.data.data_ptr(),
+        weight.out_features,
+        weight.in_features,
+        FORMAT_BITS[weight.format],
+    )
 
 
 def _check_weights(shape: DecoderShape, weights: DecoderWeights) -> None:

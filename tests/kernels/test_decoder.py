@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from kernels.composed import ComposedLayer, run_layers
-from kernels.ops import Backend, DecoderShape, DecoderWeights, RaggedBatch, ShapeError
+from kernels.ops import (
+    Backend,
+    DecoderShape,
+    DecoderWeights,
+    PackedLinear,
+    RaggedBatch,
+    ShapeError,
+    WeightFormat,
+)
 from tests.kernels.cases import NAN, random_tensor
 
 HIDDEN, BLOCK_SIZE, NUM_LAYERS = 96, 8, 2
@@ -20,22 +28,28 @@ def decoder_shape(num_heads: int, num_kv_heads: int, head_dim: int) -> DecoderSh
 
 
 def decoder_weights(
-    backend: Backend, shape: DecoderShape, intermediate: int, dtype: torch.dtype, has_bias: bool
+    backend: Backend,
+    shape: DecoderShape,
+    intermediate: int,
+    dtype: torch.dtype,
+    has_bias: bool,
+    weight_format: WeightFormat = WeightFormat.DENSE,
 ) -> DecoderWeights:
     attended = shape.num_heads * shape.head_dim
     width = attended + 2 * shape.num_kv_heads * shape.head_dim
 
-    def linear(seed: int, rows: int, columns: int) -> Tensor:
-        return random_tensor(seed, rows, columns, dtype=dtype) * columns**-0.5
+    def linear(seed: int, rows: int, columns: int) -> PackedLinear:
+        weight = random_tensor(seed, rows, columns, dtype=dtype) * columns**-0.5
+        return backend.pack_linear(weight, weight_format)
 
     return DecoderWeights(
         input_norm=random_tensor(1, HIDDEN, dtype=dtype),
-        qkv=backend.pack_linear(linear(2, width, HIDDEN)),
+        qkv=linear(2, width, HIDDEN),
         qkv_bias=random_tensor(3, width, dtype=dtype) if has_bias else None,
-        output=backend.pack_linear(linear(4, HIDDEN, attended)),
+        output=linear(4, HIDDEN, attended),
         mlp_norm=random_tensor(5, HIDDEN, dtype=dtype),
-        gate_up=backend.pack_linear(linear(6, 2 * intermediate, HIDDEN)),
-        down=backend.pack_linear(linear(8, HIDDEN, intermediate)),
+        gate_up=linear(6, 2 * intermediate, HIDDEN),
+        down=linear(8, HIDDEN, intermediate),
     )
 
 
@@ -75,7 +89,21 @@ def test_fused_layers_equal_single_operations(
     intermediate: int,
 ) -> None:
     shape = decoder_shape(*heads)
-    weights = decoder_weights(backend, shape, intermediate, dtype, has_bias)
+    check_fused(backend, shape, decoder_weights(backend, shape, intermediate, dtype, has_bias))
+
+
+@pytest.mark.parametrize("intermediate", [64, 83])
+@pytest.mark.parametrize("weight_format", [WeightFormat.INT8, WeightFormat.INT4])
+def test_fused_layers_with_integer_weights_equal_single_operations(
+    backend: Backend, dtype: torch.dtype, weight_format: WeightFormat, intermediate: int
+) -> None:
+    shape = decoder_shape(6, 2, 64)
+    weights = decoder_weights(backend, shape, intermediate, dtype, True, weight_format)
+    check_fused(backend, shape, weights)
+
+
+def check_fused(backend: Backend, shape: DecoderShape, weights: DecoderWeights) -> None:
+    dtype = weights.input_norm.dtype
     batch, num_blocks = ragged_batch()
     caches = [random_cache(num_blocks, shape, dtype) for _ in range(3)]
     hidden = random_tensor(11, sum(NEW), HIDDEN, dtype=dtype)

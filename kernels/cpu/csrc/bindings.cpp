@@ -6,11 +6,13 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "batch.h"
 #include "cache.h"
 #include "decoder.h"
+#include "quantized.h"
 #include "team.h"
 
 #if defined(__x86_64__)
@@ -47,7 +49,7 @@ struct Isa {
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512bf16");
+         __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
 
 // Whether the processor has tile registers, the system saves them, and lets us use them.
@@ -121,14 +123,22 @@ Batch make_batch(const py::tuple& t) {
           at<int32_t>(address(3)), at<int32_t>(address(4)), number(5), number(6), number(7)};
 }
 
+// Bits of a quantized weight; 0: it isn't quantized.
+WeightFormat format_of(int bits) {
+  if (bits == 0) return WeightFormat::kDense;
+  return bits == 8 ? WeightFormat::kInt8 : WeightFormat::kInt4;
+}
+
 // From (hidden and intermediate size, heads, KV heads, head size, eps, scale, cos_sin, its rows) and
-// (input_norm, qkv, bias, output, mlp_norm, gate_up, down), where linears are (address, out, in).
+// (input_norm, qkv, bias, output, mlp_norm, gate_up, down), where linears are (address, out, in,
+// bits).
 DecoderLayer make_layer(bool bf16, const py::tuple& s, const py::tuple& w, int64_t index) {
   auto size = [&](int i) { return s[i].cast<int64_t>(); };
   auto address = [&](int i) { return at<void>(w[i].cast<uintptr_t>()); };
   auto linear = [&](int i) {
     const py::tuple t = w[i].cast<py::tuple>();
-    return Weight{at<void>(t[0].cast<uintptr_t>()), t[1].cast<int64_t>(), t[2].cast<int64_t>()};
+    return Weight{at<void>(t[0].cast<uintptr_t>()), t[1].cast<int64_t>(), t[2].cast<int64_t>(),
+                  format_of(t[3].cast<int>())};
   };
   return {bf16 ? DType::kBFloat16 : DType::kFloat32,
           {size(0), size(1), size(2), size(3), size(4), s[5].cast<float>(), s[6].cast<float>(),
@@ -180,14 +190,35 @@ class Kernels {
 
   void linear(bool bf16, uintptr_t x, int64_t rows, int64_t columns, int64_t stride,
               uintptr_t weight, int64_t out_columns, uintptr_t out) const {
+    linear_quantized(bf16, 0, x, rows, columns, stride, weight, out_columns, out);
+  }
+
+  // What pack_quantized fills: panels, and the bytes of each.
+  static std::pair<int64_t, int64_t> quantized_shape(int bits, int64_t rows, int64_t columns) {
+    return {ceil_div(rows, kQuantizedPanel), quantized_panel_bytes(format_of(bits), columns)};
+  }
+
+  void pack_quantized(bool bf16, int bits, uintptr_t weight, int64_t rows, int64_t columns,
+                      int64_t stride, uintptr_t packed) const {
+    py::gil_scoped_release release;
+    team_.table.pack_quantized(dtype(bf16), format_of(bits),
+                               {at<void>(weight), rows, columns, stride}, at<void>(packed),
+                               team_.pool);
+  }
+
+  void linear_quantized(bool bf16, int bits, uintptr_t x, int64_t rows, int64_t columns,
+                        int64_t stride, uintptr_t weight, int64_t out_columns,
+                        uintptr_t out) const {
     py::gil_scoped_release release;
     if (rows == 0) return;
     const Buffer scratch = allocate(linear_scratch_bytes(rows, columns));
-    team_.table.linear(dtype(bf16), {{at<void>(x), rows, columns, stride},
-                                {at<void>(out), rows, out_columns, out_columns},
-                                at<void>(weight),
-                                scratch.get(),
-                                team_.threads(rows * columns * out_columns, kMinMultiplies)});
+    LinearArgs args = {{at<void>(x), rows, columns, stride},
+                       {at<void>(out), rows, out_columns, out_columns},
+                       at<void>(weight),
+                       scratch.get(),
+                       team_.threads(rows * columns * out_columns, kMinMultiplies)};
+    args.format = format_of(bits);
+    team_.table.linear(dtype(bf16), args);
   }
 
   void rms_norm(bool bf16, uintptr_t x, int64_t rows, int64_t columns, int64_t stride,
@@ -323,6 +354,9 @@ PYBIND11_MODULE(_kernels, m) {
       .def("packed_depth", &Kernels::packed_depth)
       .def("pack_linear", &Kernels::pack_linear)
       .def("linear", &Kernels::linear)
+      .def_static("quantized_shape", &Kernels::quantized_shape)
+      .def("pack_quantized", &Kernels::pack_quantized)
+      .def("linear_quantized", &Kernels::linear_quantized)
       .def("rms_norm", &Kernels::rms_norm)
       .def("rope", &Kernels::rope)
       .def("silu_and_mul", &Kernels::silu_and_mul)

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "quantized.h"
+
 namespace {
 
 int64_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
@@ -87,7 +89,7 @@ void DecoderRun::attention(const DecoderLayer& layer, const void* x, void* resid
 void DecoderRun::mlp(const DecoderLayer& layer, const void* x, void* residual, void* out) {
   const DecoderWeights& w = layer.weights;
   const int64_t size = shape_.intermediate_size;
-  if (size % team_.table.panel_width() == 0) {
+  if (size % kQuantizedPanel == 0 && size % team_.table.panel_width() == 0) {
     normed_linear(w.gate_up, w.mlp_norm, x, residual, narrow_.get(), true);
   } else {
     normed_linear(w.gate_up, w.mlp_norm, x, residual, wide_.get(), false);
@@ -99,8 +101,10 @@ void DecoderRun::mlp(const DecoderLayer& layer, const void* x, void* residual, v
 
 void DecoderRun::linear(const Weight& weight, const void* x, void* out) {
   const int64_t work = num_tokens_ * weight.in_features * weight.out_features;
-  team_.table.linear(dtype_, {rows(x, weight.in_features), rows(out, weight.out_features),
-                              weight.data, scratch_.get(), team_.threads(work, kMinMultiplies)});
+  LinearArgs args = {rows(x, weight.in_features), rows(out, weight.out_features), weight.data,
+                     scratch_.get(), team_.threads(work, kMinMultiplies)};
+  args.format = weight.format;
+  team_.table.linear(dtype_, args);
 }
 
 void DecoderRun::normed_linear(const Weight& weight, const void* norm, const void* x,
@@ -110,7 +114,7 @@ void DecoderRun::normed_linear(const Weight& weight, const void* norm, const voi
   team_.table.linear(dtype_,
                      {rows(residual, weight.in_features), rows(out, columns), weight.data,
                       scratch_.get(), team_.threads(work, kMinMultiplies), norm, x,
-                      shape_.norm_eps, is_gated});
+                      shape_.norm_eps, is_gated, weight.format});
 }
 
 Matrix DecoderRun::rows(const void* data, int64_t columns) const {

@@ -21,6 +21,7 @@ struct Weight {
   const void* data;
   int64_t out_features;
   int64_t in_features;
+  WeightFormat format;
 };
 
 struct DecoderWeights {

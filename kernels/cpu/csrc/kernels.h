@@ -27,6 +27,9 @@ struct BFloat16 {
 
 enum class DType { kFloat32, kBFloat16 };
 
+// How a weight is stored: in the dtype of activations, or see quantized.h.
+enum class WeightFormat { kDense, kInt8, kInt4 };
+
 // A matrix whose rows may be strided.
 struct Matrix {
   void* data;
@@ -38,16 +41,17 @@ struct Matrix {
 struct LinearArgs {
   Matrix x;
   Matrix out;
-  const void* weight;  // packed by Table::pack_linear
+  const void* weight;  // packed by Table::pack_linear or pack_quantized
   void* scratch;       // linear_scratch_bytes(x.rows, x.columns)
   ThreadPool* pool;
   // Optional: added (contiguous) is summed into x in place, and x is normed before it is multiplied.
   const void* norm = nullptr;
   const void* added = nullptr;
   float norm_eps = 0.0f;
-  // weight has the rows of gates, then as many of ups, a multiple of panel_width; out is
-  // silu(gate) * up.
+  // weight has the rows of gates, then as many of ups, a multiple of panel_width (of
+  // kQuantizedPanel in another format than kDense); out is silu(gate) * up.
   bool is_gated = false;
+  WeightFormat format = WeightFormat::kDense;
 };
 
 struct NormArgs {
@@ -131,7 +135,8 @@ struct Table {
   int64_t (*panel_width)();  // a packed weight's out_features are padded to a multiple of this
   int64_t (*panel_depth)(DType, int64_t columns);  // and its in_features to this
   void (*pack_linear)(DType, const Matrix& weight, void* packed, ThreadPool*);
-  void (*linear)(DType, const LinearArgs&);
+  void (*linear)(DType, const LinearArgs&);  // of any format
+  void (*pack_quantized)(DType, WeightFormat, const Matrix& weight, void* packed, ThreadPool*);
   void (*rms_norm)(DType, const NormArgs&);
   void (*rope)(DType, const RopeArgs&);
   void (*silu_and_mul)(DType, const Matrix& gate_up, void* out, ThreadPool*);
@@ -142,8 +147,9 @@ struct Table {
 
 static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Whatever the format: rows as they are multiplied, and normed.
 static constexpr int64_t linear_scratch_bytes(int64_t rows, int64_t columns) {
-  return 2 * rows * (columns + 32) * 4;
+  return 2 * rows * (columns + 64) * 4;
 }
 
 #if defined(KERNEL_ISA)
@@ -153,6 +159,8 @@ int64_t panel_depth(DType, int64_t columns);
 void pack_linear(DType, const Matrix& weight, void* packed, ThreadPool*);
 void linear(DType, const LinearArgs&);
 void tile_linear(const LinearArgs&);  // in bfloat16, where there are tile registers
+void pack_quantized(DType, WeightFormat, const Matrix& weight, void* packed, ThreadPool*);
+void linear_quantized(DType, const LinearArgs&);
 void rms_norm(DType, const NormArgs&);
 void rope(DType, const RopeArgs&);
 void silu_and_mul(DType, const Matrix& gate_up, void* out, ThreadPool*);
