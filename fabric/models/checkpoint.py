@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fabric.core.errors import CheckpointError
+from fabric.models.mapped_file import MappedFile
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -35,31 +34,14 @@ class Checkpoint(Protocol):
             columns: Range along its second dimension.
 
         Returns:
-            The range in its stored dtype; of quantized tensors in float32.
+            The range in its stored dtype; of quantized tensors in float32. It may be a view of
+            the file, not to be written.
         """
         ...
 
     def close(self) -> None:
         """Let go of the files."""
         ...
-
-
-class _File(Protocol):
-    """What we use of safetensors' untyped file handle."""
-
-    def keys(self) -> list[str]: ...
-    def get_slice(self, name: str) -> "_Slice": ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class _Slice(Protocol):
-    def get_shape(self) -> list[int]: ...
-    def __getitem__(self, index: slice | tuple[slice, slice]) -> Tensor: ...
 
 
 class SafetensorsCheckpoint:
@@ -73,8 +55,8 @@ class SafetensorsCheckpoint:
         """
         indexed = _read_index(folder / INDEX_FILE)
         files = sorted(set(indexed.values())) or [SINGLE_FILE]
-        self._files = {file: _open_file(folder / file) for file in files}
-        self._file_of = {name: file for file in files for name in self._files[file].keys()}  # noqa: SIM118
+        self._files = {file: MappedFile(folder / file) for file in files}
+        self._file_of = {name: file for file in files for name in self._files[file].names()}
         absent = sorted(name for name in indexed if name not in self._file_of)
         if absent:
             raise CheckpointError(
@@ -88,31 +70,17 @@ class SafetensorsCheckpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, without reading it."""
-        return tuple(self._files[self._file_of[name]].get_slice(name).get_shape())
+        return self._files[self._file_of[name]].shape(name)
 
     def read(self, name: str, rows: slice = ALL, columns: slice = ALL) -> Tensor:
         """See Checkpoint; the file is mapped, and only what is looked at is read."""
-        file = self._file_of[name]
-        try:
-            stored = self._files[file].get_slice(name)
-            return stored[rows] if columns == ALL else stored[rows, columns]
-        except SafetensorError as error:
-            raise CheckpointError(f"{file}: {name}: {error}") from error
+        stored = self._files[self._file_of[name]].tensor(name)
+        return stored[rows] if columns == ALL else stored[rows, columns]
 
     def close(self) -> None:
-        """Close the files."""
+        """Let go of the files' memory; views that were kept stay valid."""
         for file in self._files.values():
-            file.__exit__(None, None, None)
-
-
-def _open_file(path: Path) -> _File:
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
-    try:
-        file: _File = safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
-    return file
+            file.forget()
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -48,11 +48,13 @@ class Weight:
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
     def read(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
-        """Read the parts and stack their rows."""
+        """Read the parts and stack their rows; a single one may be a view of the file."""
         parts = [checkpoint.read(part.name, part.rows, part.columns) for part in self.parts]
         wrong = [part.dtype for part in parts if not part.is_floating_point()]
         if wrong:
             raise CheckpointError(f"{self.parts[0].name} is {wrong[0]}; floats are needed")
+        if len(parts) == 1:
+            return parts[0].to(dtype)
         return torch.cat([part.to(dtype) for part in parts])
 
 
