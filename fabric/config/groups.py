@@ -27,6 +27,8 @@ SwapMode = Annotated[
     # YAML takes a plain off for false.
     BeforeValidator(lambda value: "off" if value is False else value),
 ]
+# A GPU by its number among those that the process sees, which Ray may have chosen.
+DEVICES = r"^(cpu|cuda(:\d+)?)$"
 POLICY = PolicyConfig()
 FAIRNESS = FairnessConfig()
 RESIDENCY = ResidencyConfig()
@@ -139,7 +141,8 @@ class GroupSection(Section):
     name: Name
     models: Annotated[list[Hosted], Field(min_length=1)]
     parallel: ParallelSection = ParallelSection()
-    device: Literal["cpu"] = "cpu"
+    device: Annotated[str, Field(pattern=DEVICES)] = "cpu"
+    cuda_graphs: bool = True
     memory: ByteSize | None = None
     kv_cache: ByteSize = ByteSize(512 * 2**20)
     slab: ByteSize | None = None
@@ -161,6 +164,10 @@ class GroupSection(Section):
     @model_validator(mode="after")
     def _check_models(self) -> Self:
         ids = self.model_ids
+        if self.device != "cpu" and self.parallel.pipeline * self.parallel.tensor > 1:
+            raise ValueError(
+                f"device: {self.device} is one GPU; groups of several devices need cpu"
+            )
         if twice := sorted({model for model in ids if ids.count(model) > 1}):
             raise ValueError(f"models: {twice[0]!r} is named twice")
         kept = sum(model.min_share for model in self.models)

@@ -94,6 +94,7 @@ class FabricConfig(Section):
             host_weight_dir=group.weights.dir,
             block_size=group.block_size,
             num_threads=group.num_threads,
+            cuda_graphs=group.cuda_graphs,
             parking=group.swap.parking_settings(),
         )
 

@@ -82,7 +82,11 @@ def group_application(launch: Launch, name: str) -> serve.Application:
         num_replicas=1,
         placement_group_bundles=bundles,
         placement_group_strategy="PACK",
-        ray_actor_options={"num_cpus": bundles[0]["CPU"]},
+        # Ray shows a process those GPUs alone that it asks for.
+        ray_actor_options={
+            "num_cpus": bundles[0]["CPU"],
+            "num_gpus": bundles[0].get("GPU", 0),
+        },
         **HEALTH,
     )
     return deployment(GroupReplica).bind(launch, name)

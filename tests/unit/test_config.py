@@ -44,6 +44,7 @@ def test_an_unknown_key_is_refused_with_its_path() -> None:
         ("policy", {"name": "lifo"}, "groups.0.policy.name: Input should be 'fcfs', 'orca'"),
         ("swap", {"mode": "sometimes"}, "groups.0.swap.mode"),
         ("swap", {"timeout_s": 0}, "groups.0.swap.timeout_s"),
+        ("device", "gpu", "groups.0.device: String should match pattern"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_path(key: str, value: object, words: str) -> None:
@@ -197,3 +198,15 @@ def test_a_router_is_told_of_objectives_tenants_and_how_to_route() -> None:
 def test_a_burst_without_a_rate_is_refused_with_its_path() -> None:
     tree = {**GOOD, "router": {"tenants": {"gold": {"burst_tokens": 5}}}}
     assert "router.tenants.gold: Value error, burst_tokens needs tokens_per_s" in problem(tree)
+
+
+def test_a_group_may_be_on_a_gpu() -> None:
+    group = {"name": "g0", "models": ["a"], "device": "cuda:1", "cuda_graphs": False}
+    config = parse_config({**GOOD, "groups": [group]}, "file")
+    worker = config.engine_settings(config.groups[0]).worker
+    assert (worker.device, worker.cuda_graphs) == ("cuda:1", False)
+
+
+def test_several_devices_of_a_group_cannot_be_gpus() -> None:
+    group = {"name": "g0", "models": ["a"], "device": "cuda", "parallel": {"tensor": 2}}
+    assert "device: cuda is one GPU" in problem({**GOOD, "groups": [group]})
