@@ -4,10 +4,11 @@ import contextlib
 import logging
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fabric.core.errors import FabricError, GroupError, ProtocolError
 from fabric.core.weights import WeightResult
+from fabric.engine.cores import share_cores
 from fabric.engine.executor import Finished
 from fabric.engine.settings import WorkerSettings
 from fabric.engine.shard_frames import (
@@ -97,7 +98,7 @@ def _work(link: ShardLink, settings: ShardSettings, progress: Progress | None) -
         pipeline = TimedGroup(make_group(mesh, Axis.PIPELINE, rank, rendezvous))
         stack.callback(pipeline.close)
         place = WorkerPlace(mesh.parallel, tensor, pipeline, settings.layer_split)
-        worker = Worker(settings.worker, progress, place)
+        worker = Worker(_with_cores(settings), progress, place)
         stack.callback(worker.close, leaves_parked=True)
         link.send(Opened(worker.models))
         begin = link.receive()
@@ -106,6 +107,14 @@ def _work(link: ShardLink, settings: ShardSettings, progress: Progress | None) -
         worker.allocate(begin.memory, lambda result: _report_moved(link, result))
         _run_iterations(link, worker, (tensor, pipeline))
         worker.close()
+
+
+def _with_cores(settings: ShardSettings) -> WorkerSettings:
+    """The worker's settings with its share of the host's cores, on which it stays from now on."""
+    worker, mesh = settings.worker, settings.mesh
+    (own,) = (ranks for ranks in mesh.hosts(tuple(range(mesh.size))) if settings.rank in ranks)
+    num_threads = share_cores(own.index(settings.rank), len(own), worker.num_threads)
+    return replace(worker, num_threads=num_threads)
 
 
 def _report_moved(link: ShardLink, result: Finished) -> None:
