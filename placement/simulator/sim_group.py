@@ -107,7 +107,10 @@ def _worker_settings(group: SimulatedGroup) -> WorkerSettings:
 
 
 def _scheduler_config(group: SimulatedGroup) -> SchedulerConfig:
-    """The group's, with an iteration in flight for each stage, and its models' weights."""
+    """The group's, with an iteration in flight for each stage, and its models' weights.
+
+    It runs ahead only if told to: a group that says nothing is served as on processors.
+    """
     config = replace(group.scheduler, num_batches=group.parallel.pipeline)
     if config.fairness.model_weights:
         return config

@@ -79,8 +79,9 @@ def computed(
         (["a"], {"kv_cache": "4MB", "max_num_batched_tokens": 24}),
         (["a"], {"kv_cache": "700kB"}),
         (["a", "b", "c"], {"kv_cache": "4MB"}),
+        (["a", "b"], {"kv_cache": "700kB", "async_scheduling": True}),
     ],
-    ids=["one model", "prompts in chunks", "blocks run out", "three models"],
+    ids=["one model", "prompts in chunks", "blocks run out", "three models", "run ahead"],
 )
 def test_simulator_predicts_every_iteration_of_a_backlog(
     models: Sequence[str],

@@ -47,7 +47,10 @@ def scheduled_by_simulator(
     ("policy", "num_stages", "memory_mib"),
     [("fcfs", 1, 150), ("mlfq", 3, 150), ("srw", 1, 196), ("mlfq", 3, 196)],
 )
-def test_the_engine_schedules_the_same_iterations_at_the_same_times(policy, num_stages, memory_mib):
+@pytest.mark.parametrize("runs_ahead", [False, True])
+def test_the_engine_schedules_the_same_iterations_at_the_same_times(
+    policy, num_stages, memory_mib, runs_ahead
+):
     """Also where KV is parked and dropped, and, in the smaller memory, models take turns."""
     costs = [
         cost(num_stages=num_stages, overhead_s=0.001 * i, load_s=0.05, fetch_s=0.1)
@@ -58,6 +61,7 @@ def test_the_engine_schedules_the_same_iterations_at_the_same_times(policy, num_
         max_num_batched_tokens=128,
         policy=PolicyConfig(policy),
         residency=ResidencyConfig(host_bytes=2048 * MIB),
+        async_scheduling=runs_ahead,
     )
     simulated = group(costs, memory_mib, scheduler=config, host_bytes=64 * MIB)
     requests = poisson(12.0, 45, num_models=3)
@@ -103,6 +107,15 @@ def test_flat_out_decoding_gives_a_batch_of_tokens_in_each_iteration():
     assert detail.span_s == pytest.approx(4 * 20 * (0.025 + 0.001))
     assert detail.utilisation(0) == pytest.approx(0.025 / 0.026)
     assert detail.groups[0].num_iterations == 4 * 20
+
+
+def test_an_engine_that_runs_ahead_hides_what_it_takes_itself():
+    config = SchedulerConfig(max_num_seqs=16, async_scheduling=True)
+    profile = Profile(((1, 0.01), (2, 0.02)), ((1, 1, 0.01), (16, 1, 0.025)))
+    simulated = group([cost(profile, overhead_s=0.001)], scheduler=config)
+    detail = simulate_in_detail((simulated,), trace([0.0] * 16, 1, 20), RouterModel())
+    assert detail.span_s == pytest.approx(20 * 0.025 + 0.001)
+    assert detail.groups[0].num_iterations == 20
 
 
 def test_all_requests_get_all_tokens_when_memory_for_kv_runs_out():
