@@ -13,8 +13,8 @@ from fabric.models.gguf_header import read_gguf_header
 from fabric.models.gguf_tokenizer import gguf_special_ids, gguf_tokenizer
 from fabric.models.sources import LocalModel
 
-OPENVINO_WEIGHTS = ("fp32", "fp16", "int8", "int4")
-GGUF_TYPES = ("f32", "bf16", "f16", "q8_0", "q4_0", "q4_k_m")
+# The elements that share a scale unless it is told otherwise.
+OPENVINO_GROUP = 128
 CONVERTED_TYPES = ("f32", "bf16")
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
@@ -48,6 +48,8 @@ def export_openvino(model: Model, weights: str, peers: Path) -> Path:
     if not (folder / "openvino_model.bin").is_file():
         tool = peers / "venvs/openvino/bin/optimum-cli"
         task = ["--task", "text-generation-with-past", "--weight-format", weights]
+        if weights == "int4" and model.config.hidden_size % OPENVINO_GROUP:
+            task += ["--group-size", str(OPENVINO_GROUP // 2)]
         source = str(export_folder(model))
         _run([str(tool), "export", "openvino", "-m", source, *task, str(folder)])
     return folder

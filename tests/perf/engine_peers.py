@@ -79,7 +79,9 @@ def _vllm(plan: Plan, variant: str) -> Launch:
     _refuse_quantized("vllm", variant or plan.task.quantization)
     venv = plan.peers_dir / "venvs/vllm"
     libraries = [*Path("/usr/lib").glob("*/libtcmalloc_minimal.so.4"), venv / "lib/libiomp5.so"]
-    environment = plan.threads | {
+    # It binds its own threads, and advises against OMP_NUM_THREADS.
+    environment = {
+        "HF_HUB_OFFLINE": "1",
         "LD_PRELOAD": ":".join(str(path) for path in libraries if path.is_file()),
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{plan.task.num_threads - 1}",
         "VLLM_CPU_KVCACHE_SPACE": str(-(-plan.task.kv_cache_bytes // GIB)),

@@ -66,7 +66,7 @@ class Subject:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=os.environ | launch.environment,
+                env=_environment() | launch.environment,
                 start_new_session=True,
             )
         self.facts = self._receive()
@@ -150,6 +150,11 @@ class Subject:
             raise RuntimeError(f"{self.name} {what}; its last words:\n{tail}")
         answer: dict[str, float] = json.loads(line)
         return answer
+
+
+def _environment() -> dict[str, str]:
+    """What is not about threads, of which each launch has its own."""
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
 
 
 def process_tree(root: int) -> list[int]:
