@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 from fabric.core.request import Objectives
+from fabric.core.weights import Quantization
 from fabric.router.policy import RoutingName
 from fabric.router.settings import TlsSettings
 from fabric.router.tenants import TenantLimits
@@ -43,6 +44,7 @@ class ModelSection(Section):
     id: Name
     source: str
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Quantization = "none"
     max_model_len: Positive | None = None
     objectives: ObjectivesSection = ObjectivesSection()
 

@@ -104,6 +104,7 @@ class FabricConfig(Section):
             model=model.id,
             source=model.source,
             dtype=model.dtype,
+            quantization=model.quantization,
             max_model_len=model.max_model_len,
             min_share=hosted.min_share,
             max_share=hosted.max_share,

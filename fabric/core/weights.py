@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+# How the weights of linear layers are stored: in the model's dtype, or as integers.
+Quantization = Literal["none", "int8", "int4"]
 
 
 class WeightState(StrEnum):

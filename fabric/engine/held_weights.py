@@ -55,7 +55,7 @@ class HeldWeights:
         """
         local = resolve_source(settings.source, worker.cache_dir, progress)
         self._opened: OpenedModel = open_model(
-            local, backend, settings.dtype, settings.max_model_len, place
+            local, backend, settings.dtype, settings.max_model_len, place, settings.quantization
         )
         self.card: ModelCard = self._opened.card(settings.model)
         self.model: CausalModel = self._opened.build(backend)

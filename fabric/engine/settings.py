@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fabric.core.plan import ParallelConfig
+from fabric.core.weights import Quantization
 from fabric.scheduler.settings import SchedulerConfig
 
 
@@ -36,16 +37,18 @@ class ParkingSettings:
 class ModelSettings:
     """One model of a device group: what to load, and what it may take.
 
-    ``model`` is the id that requests name. While it is resident, ``min_share`` of the device's
-    slabs are kept for its KV whatever others need, and it gets ``max_share`` of them at most.
-    ``pinned`` weights stay on the device; ``starts`` is where they are at first, as far as there
-    is room. ``profile`` is a file with measured times; None: a brief one is measured if anything
-    needs it.
+    ``model`` is the id that requests name. With ``quantization`` the weights of linear layers are
+    stored as integers, those of the head with 8 bits at least. While it is resident, ``min_share``
+    of the device's slabs are kept for its KV whatever others need, and it gets ``max_share`` of
+    them at most. ``pinned`` weights stay on the device; ``starts`` is where they are at first, as
+    far as there is room. ``profile`` is a file with measured times; None: a brief one is measured
+    if anything needs it.
     """
 
     model: str
     source: str
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Quantization = "none"
     max_model_len: int | None = None
     min_share: float = 0.0
     max_share: float = 1.0

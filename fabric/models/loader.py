@@ -13,6 +13,7 @@ from fabric.core.errors import CheckpointError, ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import ModelCard
 from fabric.core.sampling import GenerationDefaults
+from fabric.core.weights import Quantization
 from fabric.models.config import ModelConfig
 from fabric.models.model import CausalModel, RankPart
 from fabric.models.model_files import (
@@ -22,7 +23,7 @@ from fabric.models.model_files import (
     open_checkpoint,
     open_files,
 )
-from fabric.models.parameters import CheckpointWeights, ParameterGroup
+from fabric.models.parameters import CheckpointWeights, ParameterGroup, quantized
 from fabric.models.progress import Progress
 from fabric.models.registry import build_model, check_checkpoint, parameter_groups
 from fabric.models.shard import shard_of
@@ -139,6 +140,7 @@ def open_model(
     dtype: DtypeName,
     max_model_len: int | None,
     place: RankPlace | None = None,
+    quantization: Quantization = "none",
 ) -> OpenedModel:
     """Read a model's configuration, check the names and shapes of all its tensors, read none.
 
@@ -149,6 +151,7 @@ def open_model(
             float16 and for quantized weights.
         max_model_len: Longest sequence; None: what the model was made for.
         place: Whose weights are meant; None: all.
+        quantization: How those of linear layers are stored; see fabric.models.parameters.
 
     Raises:
         CheckpointError: The files are malformed, or don't fit a supported model.
@@ -158,7 +161,8 @@ def open_model(
     """
     stamps, files = file_stamps(local), open_files(local)
     try:
-        return _describe(local, stamps, files, _Wanted(backend, dtype, max_model_len, place))
+        wanted = _Wanted(backend, dtype, max_model_len, place, quantization)
+        return _describe(local, stamps, files, wanted)
     finally:
         files.checkpoint.close()
 
@@ -196,6 +200,7 @@ class _Wanted:
     dtype: DtypeName
     max_model_len: int | None
     place: RankPlace | None
+    quantization: Quantization = "none"
 
 
 def _describe(
@@ -205,7 +210,7 @@ def _describe(
     length = _checked_length(wanted.max_model_len, config)
     part = (wanted.place or RankPlace.alone()).part_of(config)
     num_parameters = check_checkpoint(config, files.checkpoint)
-    groups = parameter_groups(config, part.shard)
+    groups = quantized(parameter_groups(config, part.shard), wanted.quantization)
     return OpenedModel(
         local=local,
         stamps=stamps,

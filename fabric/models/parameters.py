@@ -1,27 +1,58 @@
 """A model's parameters in groups: those outside of layers, then each layer's."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fabric.core.weights import Quantization
 from fabric.models.checkpoint import Checkpoint
 from fabric.models.weights import Weight
-from kernels.ops import Backend, PackedLinear
+from kernels.ops import Backend, PackedLinear, WeightFormat
+
+_FORMATS = {
+    "none": WeightFormat.DENSE,
+    "int8": WeightFormat.INT8,
+    "int4": WeightFormat.INT4,
+}
+# What comes after these is felt in every token, and they are read once.
+_AT_LEAST_8_BITS = frozenset({"head"})
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter: which tensors it is made of, and whether a backend packs it for linears."""
+    """One parameter: which tensors it is made of, and whether a backend packs it for linears.
+
+    ``format`` is that of a packed one.
+    """
 
     name: str
     weight: Weight
     is_linear: bool = False
+    format: WeightFormat = WeightFormat.DENSE
 
 
 ParameterGroup = tuple[Parameter, ...]
+
+
+def quantized(
+    groups: Sequence[ParameterGroup], quantization: Quantization
+) -> tuple[ParameterGroup, ...]:
+    """The same parameters, with the weights of linear layers in integers; the head's has 8 bits."""
+    return tuple(
+        tuple(replace(parameter, format=_format(parameter, quantization)) for parameter in group)
+        for group in groups
+    )
+
+
+def _format(parameter: Parameter, quantization: Quantization) -> WeightFormat:
+    if not parameter.is_linear:
+        return WeightFormat.DENSE
+    if quantization == "int4" and parameter.name in _AT_LEAST_8_BITS:
+        return WeightFormat.INT8
+    return _FORMATS[quantization]
 
 
 class Parameters(Protocol):
@@ -77,7 +108,7 @@ class CheckpointParameters:
         self, checkpoint: Checkpoint, group: ParameterGroup, backend: Backend, dtype: torch.dtype
     ) -> None:
         self._checkpoint = checkpoint
-        self._weights = {parameter.name: parameter.weight for parameter in group}
+        self._parameters = {parameter.name: parameter for parameter in group}
         self._backend = backend
         self._dtype = dtype
         # A tied head is asked for after its embedding, and shares what was read.
@@ -85,12 +116,17 @@ class CheckpointParameters:
 
     def tensor(self, name: str) -> Tensor:
         """Read the parameter."""
-        weight = self._weights[name]
+        weight = self._parameters[name].weight
         if self._last is None or self._last[0] != weight:
             self._last = None
             self._last = weight, weight.read(self._checkpoint, self._dtype)
         return self._last[1]
 
     def linear(self, name: str) -> PackedLinear:
-        """Read the parameter, and pack it."""
-        return self._backend.pack_linear(self.tensor(name))
+        """Read the parameter, and pack it; integers come from what is stored, not from a dtype."""
+        parameter = self._parameters[name]
+        if parameter.format is WeightFormat.DENSE:
+            return self._backend.pack_linear(self.tensor(name))
+        stored = parameter.weight.read(self._checkpoint, None)
+        packed = self._backend.pack_linear(stored, parameter.format)
+        return replace(packed, dtype=self._dtype)

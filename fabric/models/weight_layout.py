@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fabric.models.parameters import Parameter, ParameterGroup, Parameters
 from fabric.models.weights import Weight
-from kernels.ops import PLAIN, Backend, PackedLinear
+from kernels.ops import PLAIN, Backend, PackedLinear, WeightFormat
 
 ALIGNMENT = 64
 
@@ -23,13 +23,23 @@ ALIGNMENT = 64
 class PlacedTensor:
     """A parameter's shape as it is stored, and the byte that it starts at.
 
-    ``features`` are a packed one's ``(out_features, in_features)``; None: it is not packed.
+    ``features`` are a packed one's ``(out_features, in_features)``; None: it is not packed. Of a
+    ``format`` other than DENSE, the shape is of bytes.
     """
 
     name: str
     shape: tuple[int, ...]
     offset: int
     features: tuple[int, int] | None = None
+    format: WeightFormat = WeightFormat.DENSE
+
+    def stored_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """What is stored of a model of this dtype."""
+        return dtype if self.format is WeightFormat.DENSE else torch.uint8
+
+    def num_bytes(self, dtype: torch.dtype) -> int:
+        """What it takes in a model of this dtype."""
+        return prod(self.shape) * self.stored_dtype(dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,9 @@ def _lay_out_group(
     end, tensors, shared = start, [], []
     plain: list[tuple[Weight, int]] = []  # these can be shared
     for parameter in group:
-        is_plain = not parameter.is_linear or backend.packing == PLAIN
+        is_plain = not parameter.is_linear or (
+            backend.packing == PLAIN and parameter.format is WeightFormat.DENSE
+        )
         same = [at for weight, at in plain if is_plain and weight == parameter.weight]
         placed = _place(parameter, backend, dtype, same[0] if same else end)
         tensors.append(placed)
@@ -86,7 +98,7 @@ def _lay_out_group(
             continue
         if is_plain:
             plain.append((parameter.weight, end))
-        end += -(-prod(placed.shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+        end += -(-placed.num_bytes(dtype) // ALIGNMENT) * ALIGNMENT
     return PlacedGroup(start, end, tuple(tensors), tuple(shared))
 
 
@@ -95,8 +107,9 @@ def _place(parameter: Parameter, backend: Backend, dtype: torch.dtype, offset: i
     if not parameter.is_linear:
         return PlacedTensor(parameter.name, shape, offset)
     out_features, in_features = shape
-    packed = backend.packed_shape(out_features, in_features, dtype)
-    return PlacedTensor(parameter.name, packed, offset, (out_features, in_features))
+    features, kind = (out_features, in_features), parameter.format
+    packed = backend.packed_shape(out_features, in_features, dtype, kind)
+    return PlacedTensor(parameter.name, packed, offset, features, kind)
 
 
 def stored_bytes(group: PlacedGroup, parameters: Parameters) -> Iterator[tuple[int, Tensor]]:
@@ -141,12 +154,11 @@ class BufferParameters:
     def tensor(self, name: str) -> Tensor:
         """View the parameter."""
         placed = self._placed[name]
-        num_bytes = prod(placed.shape) * self._dtype.itemsize
-        stored = self._buffer[placed.offset : placed.offset + num_bytes]
-        return stored.view(self._dtype).view(placed.shape)
+        stored = self._buffer[placed.offset : placed.offset + placed.num_bytes(self._dtype)]
+        return stored.view(placed.stored_dtype(self._dtype)).view(placed.shape)
 
     def linear(self, name: str) -> PackedLinear:
         """View the packed parameter."""
-        features = self._placed[name].features
-        assert features is not None
-        return PackedLinear(self.tensor(name), *features, self._dtype)
+        placed = self._placed[name]
+        assert placed.features is not None
+        return PackedLinear(self.tensor(name), *placed.features, self._dtype, placed.format)

@@ -47,12 +47,18 @@ class Weight:
         shapes = [part.read_shape for part in self.parts]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
-    def read(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
-        """Read the parts and stack their rows; a single one may be a view of the file."""
+    def read(self, checkpoint: Checkpoint, dtype: torch.dtype | None) -> Tensor:
+        """Read the parts and stack their rows; a single one may be a view of the file.
+
+        With no dtype given, values stay as they are: bfloat16 if all parts are, else float32.
+        """
         parts = [checkpoint.read(part.name, part.rows, part.columns) for part in self.parts]
         wrong = [part.dtype for part in parts if not part.is_floating_point()]
         if wrong:
             raise CheckpointError(f"{self.parts[0].name} is {wrong[0]}; floats are needed")
+        if dtype is None:
+            is_bf16 = all(part.dtype is torch.bfloat16 for part in parts)
+            dtype = torch.bfloat16 if is_bf16 else torch.float32
         if len(parts) == 1:
             return parts[0].to(dtype)
         return torch.cat([part.to(dtype) for part in parts])

@@ -42,7 +42,12 @@ STORIES_PROMPTS = (
 
 
 def settings(stories: Path, **changes: object) -> EngineSettings:
-    model = ModelSettings(model="stories", source=str(stories), dtype="float32")
+    model = ModelSettings(
+        model="stories",
+        source=str(stories),
+        dtype="float32",
+        quantization=changes.pop("quantization", "none"),  # type: ignore[arg-type]
+    )
     worker = {
         "models": (model,),
         "cache_dir": default_cache_dir(),
@@ -77,11 +82,26 @@ def tokens(results: dict[str, Generated]) -> dict[str, list[int]]:
 @pytest.fixture(scope="module")
 def alone(stories_path: Path) -> dict[str, list[int]]:
     """Each prompt's tokens when it runs alone, with no cache, in one chunk."""
-    built = build_engine(settings(stories_path, prefix_cache=False))
+    return each_alone(settings(stories_path, prefix_cache=False))
+
+
+def each_alone(engine_settings: EngineSettings) -> dict[str, list[int]]:
+    built = build_engine(engine_settings)
     results: dict[str, Generated] = {}
     for request in requests(built, STORIES_PROMPTS):
         results.update(generate(built.engine, [request]))
     return tokens(results)
+
+
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def quantization(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def alone_quantized(stories_path: Path, quantization: str) -> dict[str, list[int]]:
+    """The same of the model with integer weights."""
+    return each_alone(settings(stories_path, prefix_cache=False, quantization=quantization))
 
 
 def test_greedy_tokens_equal_those_of_transformers(
@@ -113,6 +133,34 @@ def test_batched_output_equals_that_of_each_request_alone(
     assert built.scheduler.report().num_free_blocks == built.scheduler.report().num_blocks
 
 
+@pytest.mark.parametrize(("chunk", "block_size"), [(16, 8), (64, 32), (512, 16)])
+def test_batched_output_of_integer_weights_equals_that_of_each_request_alone(
+    stories_path: Path,
+    quantization: str,
+    alone_quantized: dict[str, list[int]],
+    chunk: int,
+    block_size: int,
+) -> None:
+    built = build_engine(
+        settings(
+            stories_path,
+            max_num_batched_tokens=chunk,
+            block_size=block_size,
+            quantization=quantization,
+            num_threads=2,
+        )
+    )
+    assert tokens(generate(built.engine, requests(built, STORIES_PROMPTS))) == alone_quantized
+
+
+def test_integer_weights_tell_other_stories_than_floats_but_begin_like_them(
+    alone: dict[str, list[int]], alone_quantized: dict[str, list[int]]
+) -> None:
+    assert alone_quantized != alone
+    same = [alone_quantized[name][:4] == alone[name][:4] for name in alone]
+    assert sum(same) > len(same) // 2
+
+
 def test_a_second_run_from_the_prefix_cache_gives_the_same_tokens(
     stories_path: Path, alone: dict[str, list[int]]
 ) -> None:
@@ -126,7 +174,17 @@ def test_a_second_run_from_the_prefix_cache_gives_the_same_tokens(
 def test_preempting_everything_at_every_step_changes_no_token(
     stories_path: Path, alone: dict[str, list[int]]
 ) -> None:
-    built = build_engine(settings(stories_path))
+    check_preempting(build_engine(settings(stories_path)), alone)
+
+
+def test_preempting_integer_weights_sequences_changes_no_token(
+    stories_path: Path, quantization: str, alone_quantized: dict[str, list[int]]
+) -> None:
+    built = build_engine(settings(stories_path, quantization=quantization))
+    check_preempting(built, alone_quantized)
+
+
+def check_preempting(built: BuiltEngine, alone: dict[str, list[int]]) -> None:
     pending = requests(built, STORIES_PROMPTS)
     results = {request.request_id: Generated() for request in pending}
     for request in pending:

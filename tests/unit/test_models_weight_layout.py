@@ -1,6 +1,7 @@
 """Packed weights in one run of bytes are those that are read from the checkpoint, bit by bit."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ from torch import Tensor
 
 from fabric.core.errors import CheckpointError, SourceError
 from fabric.core.plan import ParallelConfig
+from fabric.core.weights import Quantization
 from fabric.models.config import ModelConfig
 from fabric.models.llama import LlamaForCausalLM
 from fabric.models.loader import OpenedModel, RankPlace, load_model, open_model
-from fabric.models.parameters import CheckpointWeights
+from fabric.models.parameters import CheckpointWeights, quantized
 from fabric.models.progress import NoProgress
 from fabric.models.shard import shard_of
 from fabric.models.sources import LocalModel
@@ -58,6 +60,49 @@ def written(layout: WeightLayout, source: CheckpointWeights) -> BufferWeights:
         for offset, values in stored_bytes(group, source.group(index)):
             buffer[offset : offset + len(values)] = values
     return BufferWeights(layout, buffer)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("raw", MODELS.values(), ids=MODELS.keys())
+def test_integer_weights_are_views_too_and_take_less(
+    backend: Backend, raw: dict[str, object], dtype: torch.dtype, quantization: Quantization
+):
+    config = ModelConfig.from_hf(raw)
+    dense = LlamaForCausalLM.parameter_groups(config, shard_of(config, ParallelConfig(), 0, 0))
+    groups = quantized(dense, quantization)
+    source = CheckpointWeights(DictCheckpoint(random_tensors(config)), groups, backend, dtype)
+    layout = lay_out(groups, backend, dtype)
+    buffer = written(layout, source)
+    for index, group in enumerate(groups):
+        for parameter in group:
+            if not parameter.is_linear:
+                found = buffer.group(index).tensor(parameter.name)
+                assert torch.equal(found, source.group(index).tensor(parameter.name))
+                continue
+            ours, theirs = (each.group(index).linear(parameter.name) for each in (buffer, source))
+            assert torch.equal(ours.data, theirs.data)
+            assert replace(ours, data=theirs.data) == theirs
+            is_head = parameter.name == "head"
+            assert ours.format == ("int8" if is_head else quantization)
+    if backend.packing != "plain":
+        assert repr(layout) != repr(lay_out(dense, backend, dtype))
+        assert layout.num_bytes < lay_out(dense, backend, torch.float32).num_bytes
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_integers_come_from_what_is_stored_whatever_the_models_dtype(
+    backend: Backend, quantization: Quantization
+):
+    config = ModelConfig.from_hf(TINY)
+    dense = LlamaForCausalLM.parameter_groups(config, shard_of(config, ParallelConfig(), 0, 0))
+    groups, tensors = quantized(dense, quantization), random_tensors(config)
+    packed = [
+        CheckpointWeights(DictCheckpoint(tensors), groups, backend, dtype).group(1).linear("down")
+        for dtype in DTYPES
+    ]
+    assert [each.dtype for each in packed] == DTYPES
+    assert torch.equal(packed[0].data, packed[1].data)
 
 
 def open_folder(folder: Path, backend: Backend, place: RankPlace | None = None) -> OpenedModel:
