@@ -72,14 +72,15 @@ class Worker:
         self.settings = settings
         self._place = place or WorkerPlace()
         self._device = open_device(settings.device)
-        self._backend = _open_backend(settings, self._device)
-        rank = replace(self._place.rank, device=self._device)
-        reader = select_scores(self._device.type, settings.backend, settings.num_threads)
-        kernels = WorkerKernels(self._backend, reader)
-        self._models = [
-            WorkerModel(model, settings, kernels, rank, progress or NoProgress())
-            for model in settings.models
-        ]
+        with current(self._device):
+            self._backend = _open_backend(settings, self._device)
+            rank = replace(self._place.rank, device=self._device)
+            reader = select_scores(self._device.type, settings.backend, settings.num_threads)
+            kernels = WorkerKernels(self._backend, reader)
+            self._models = [
+                WorkerModel(model, settings, kernels, rank, progress or NoProgress())
+                for model in settings.models
+            ]
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._arena: Arena
         self._runners: list[ModelRunner] = []
