@@ -11,33 +11,42 @@ from torch import Tensor
 from fabric.core.sampling import SamplingParams
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
 
 _NO_TOKENS = np.empty(0, dtype=np.int64)
 
 
 class TokenHistory:
-    """The distinct tokens of one sequence, and how often each is in its output.
+    """The distinct tokens of one sequence, and what each loses for being in its output.
 
     It follows from the tokens alone, so whoever makes it anew finds the same.
     """
 
-    def __init__(self, prompt_tokens: IntArray) -> None:
-        """Begin with a prompt and no output."""
+    def __init__(self, prompt_tokens: IntArray, presence: float, frequency: float) -> None:
+        """Begin with a prompt and no output.
+
+        Args:
+            prompt_tokens: The prompt.
+            presence: What a token loses once it is in the output.
+            frequency: What it loses for each time that it is there.
+        """
+        self._presence = presence
+        self._frequency = frequency
         self._tokens = np.unique(prompt_tokens)
-        self._counts = np.zeros(len(self._tokens), dtype=np.int64)
-        self._num_tokens = len(self._tokens)
+        self._penalties = np.zeros(len(self._tokens), dtype=np.float32)
+        self._counts = [0] * len(self._tokens)
         self._places = {token: i for i, token in enumerate(self._tokens.tolist())}
         self._num_followed = 0
 
     @property
     def tokens(self) -> IntArray:
         """The distinct tokens, each once."""
-        return self._tokens[: self._num_tokens]
+        return self._tokens[: len(self._counts)]
 
     @property
-    def counts(self) -> IntArray:
-        """How often the output has each of ``tokens``."""
-        return self._counts[: self._num_tokens]
+    def penalties(self) -> FloatArray:
+        """What each of ``tokens`` loses."""
+        return self._penalties[: len(self._counts)]
 
     def follow(self, output_tokens: IntArray) -> None:
         """Take in what the output has more than at the last call."""
@@ -46,16 +55,16 @@ class TokenHistory:
             if place is None:
                 place = self._append(token)
             self._counts[place] += 1
+            self._penalties[place] = self._presence + self._frequency * self._counts[place]
         self._num_followed = len(output_tokens)
 
     def _append(self, token: int) -> int:
-        place = self._places[token] = self._num_tokens
+        place = self._places[token] = len(self._counts)
         if place == len(self._tokens):
-            room = np.zeros(place + 64, dtype=np.int64)
-            self._tokens = np.concatenate([self._tokens, room])
-            self._counts = np.concatenate([self._counts, room])
+            self._tokens = np.pad(self._tokens, (0, 64))
+            self._penalties = np.pad(self._penalties, (0, 64))
         self._tokens[place] = token
-        self._num_tokens += 1
+        self._counts.append(0)
         return place
 
 
@@ -66,7 +75,10 @@ class Adjustment:
         self, sampling: SamplingParams, prompt_tokens: IntArray, eos_token_ids: Iterable[int]
     ) -> None:
         self.sampling = sampling
-        self.history = TokenHistory(prompt_tokens) if has_penalties(sampling) else None
+        self.history: TokenHistory | None = None
+        if has_penalties(sampling):
+            presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
+            self.history = TokenHistory(prompt_tokens, presence, frequency)
         self.biased = np.array([token for token, _ in sampling.logit_bias], dtype=np.int64)
         self.biases = np.array([bias for _, bias in sampling.logit_bias], dtype=np.float32)
         self.ends = _NO_TOKENS
@@ -142,7 +154,7 @@ class _Cells:
         rows, places = torch.from_numpy(self.rows), torch.from_numpy(self.places)
         return rows.to(scores.device), places.to(scores.device)
 
-    def values(self, values: NDArray[np.float32], scores: Tensor) -> Tensor:
+    def values(self, values: FloatArray, scores: Tensor) -> Tensor:
         own = values if self.kept is None else values[self.kept]
         return torch.from_numpy(own).to(scores.device)
 
@@ -154,15 +166,11 @@ def _penalise(scores: Tensor, rows: Sequence[AdjustedRow], own: range) -> None:
         row.adjustment.history.follow(row.output_tokens)
         histories.append(row.adjustment.history)
     cells = _Cells.of(rows, [history.tokens for history in histories], own)
-    counts = np.concatenate([history.counts for history in histories])
-    samplings = [row.adjustment.sampling for row in rows]
-    sizes = [len(history.tokens) for history in histories]
-    presence = np.repeat([s.presence_penalty for s in samplings], sizes)
-    frequency = np.repeat([s.frequency_penalty for s in samplings], sizes)
+    factors = [row.adjustment.sampling.repetition_penalty for row in rows]
     repetition = np.repeat(
-        np.array([s.repetition_penalty for s in samplings], dtype=np.float32), sizes
+        np.array(factors, dtype=np.float32), [len(history.tokens) for history in histories]
     )
-    penalties = (presence * (counts > 0) + frequency * counts).astype(np.float32)
+    penalties = np.concatenate([history.penalties for history in histories])
     at, factor = cells.at(scores), cells.values(repetition, scores)
     values = scores[at]
     values = torch.where(values > 0, values / factor, values * factor)

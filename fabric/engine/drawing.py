@@ -62,8 +62,7 @@ def _log_totals(vocab: VocabShard, scaled: Tensor, draws: dict[int, Draw]) -> di
     rows = [i for i, draw in draws.items() if not draw.has_top_k(vocab.vocab_size)]
     if not rows:
         return {}
-    masses = vocab.log_masses(scaled, rows)
-    return dict(zip(rows, torch.logsumexp(masses, dim=1), strict=True))
+    return dict(zip(rows, vocab.log_totals(scaled, rows), strict=True))
 
 
 def _num_kept(probabilities: Tensor, draw: Draw) -> int:

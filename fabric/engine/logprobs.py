@@ -31,7 +31,7 @@ def position_logprobs(
         rows: Which rows, and what of them.
     """
     numbers = [row.row for row in rows]
-    totals = torch.logsumexp(vocab.log_masses(logits, numbers), dim=1)
+    totals = vocab.log_totals(logits, numbers)
     tops = vocab.top(logits, numbers, [row.num_top for row in rows])
     owners = [i for i, row in enumerate(rows) for _ in row.token_ids]
     tokens = [token for row in rows for token in row.token_ids]

@@ -40,7 +40,9 @@ class ModelRunner:
         token_ids, batch = self._table.build_batch(output.scheduled)
         chosen = [i for i, item in enumerate(output.scheduled) if item.num_samples]
         last_tokens = batch.query_start[1:].long() - 1
-        logits = self._forward.run(Step(token_ids, batch, last_tokens[chosen]))
+        if len(chosen) < len(last_tokens):
+            last_tokens = last_tokens[chosen]
+        logits = self._forward.run(Step(token_ids, batch, last_tokens))
         if logits is None:
             return StepResult(output.step, ())
         return StepResult(output.step, self._sample(logits, [output.scheduled[i] for i in chosen]))

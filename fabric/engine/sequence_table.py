@@ -89,8 +89,10 @@ class SequenceTable:
         A token that the scheduler can't tell yet is the one that was sampled here.
         """
         sequence = self._sequences[item.key]
-        num_tokens = sequence.num_tokens + len(item.new_token_ids)
-        self._tokens[sequence.row, sequence.num_tokens : num_tokens] = item.new_token_ids
+        num_tokens = sequence.num_tokens
+        for token in item.new_token_ids:
+            self._tokens[sequence.row, num_tokens] = token
+            num_tokens += 1
         if item.num_computed_tokens + item.num_new_tokens > num_tokens:
             self._tokens[sequence.row, num_tokens] = sequence.sampled
             num_tokens += 1
@@ -123,11 +125,16 @@ class SequenceTable:
         rows = np.array([self._sequences[item.key].row for item in scheduled])
         starts = np.array([item.num_computed_tokens for item in scheduled])
         counts = np.array([item.num_new_tokens for item in scheduled])
-        query_start = np.zeros(len(scheduled) + 1, dtype=np.int32)
-        np.cumsum(counts, out=query_start[1:])
-        token_rows = np.repeat(rows, counts)
-        offsets = np.arange(query_start[-1]) - np.repeat(query_start[:-1], counts)
-        positions = np.repeat(starts, counts) + offsets
+        if int(counts.max()) == 1:
+            # As most iterations are: all sequences decode.
+            query_start = np.arange(len(scheduled) + 1, dtype=np.int32)
+            token_rows, positions = rows, starts
+        else:
+            query_start = np.zeros(len(scheduled) + 1, dtype=np.int32)
+            np.cumsum(counts, out=query_start[1:])
+            token_rows = np.repeat(rows, counts)
+            offsets = np.arange(query_start[-1]) - np.repeat(query_start[:-1], counts)
+            positions = np.repeat(starts, counts) + offsets
         size = self._block_size
         slots = self._blocks[token_rows, positions // size].astype(np.int64) * size
         slots += positions % size

@@ -77,8 +77,13 @@ class VocabShard:
 
     def log_masses(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
         """Each rank's log-sum-exp of each row, ``[len(rows), num_ranks]``; gathers 4 bytes each."""
-        masses = self.reader.log_sum_exp(scores, rows)
-        return masses[:, None] if self.group.size == 1 else self._gather(masses).T
+        return self._gather(self.reader.log_sum_exp(scores, rows)).T
+
+    def log_totals(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
+        """The log-sum-exp of each row over all ranks, ``[len(rows)]``; gathers as much."""
+        if self.group.size == 1:
+            return self.reader.log_sum_exp(scores, rows)
+        return torch.logsumexp(self.log_masses(scores, rows), dim=1)
 
     def draw(
         self, scores: Tensor, rows: Sequence[int], draws: Sequence[Draw]

@@ -38,6 +38,7 @@ class StopStringMatcher:
     def __init__(self, stops: Sequence[str], include_stop: bool) -> None:
         """Watch for ``stops``, none of them empty; ``include_stop`` leaves the match in."""
         self._patterns = [_Pattern(stop) for stop in sorted(set(stops), key=len, reverse=True)]
+        self._starts = frozenset(stop[0] for stop in stops)
         self._include_stop = include_stop
         self._held = ""
         self._found: str | None = None
@@ -46,7 +47,7 @@ class StopStringMatcher:
         """Take more text; return what may be shown, and the stop string once it has appeared."""
         if self._found is not None:
             return "", self._found
-        if not self._patterns:
+        if not self._held and self._starts.isdisjoint(text):
             return text, None
         start = len(self._held)
         self._held += text

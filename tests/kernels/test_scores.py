@@ -13,13 +13,13 @@ from kernels.scores import Draw, ScoreReader, TorchScores, search, select_scores
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-SIZES = [1, 5, 16, 77, 512, 2001, 32000]
+SIZES = [1, 5, 16, 77, 512, 2001, 20000]
 CUTS = {
     "whole": {},
     "hot": {"temperature": 7.0},
     "top-k": {"top_k": 40},
     "top-k of one": {"top_k": 1},
-    "almost all": {"top_k": 1999},
+    "almost all": {"top_k": 1199},
     "top-p": {"top_p": 0.9},
     "tiny top-p": {"top_p": 1e-6},
     "min-p": {"min_p": 0.05},
@@ -48,7 +48,7 @@ def fine(seed: int, num_rows: int, size: int) -> Tensor:
 def kept_of(row: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     """By the definition, in double: the tokens that are kept, by rank, and their masses."""
     scaled = (row / torch.tensor(draw.temperature)).double()
-    order = sorted(range(len(row)), key=lambda token: (-float(scaled[token]), token))
+    order = torch.sort(scaled, descending=True, stable=True).indices.tolist()
     if draw.has_top_k(len(row)):
         order = order[: draw.top_k]
     masses = scaled[order].softmax(dim=0)
@@ -93,7 +93,7 @@ def test_sums_and_counts_are_those_of_the_rows(reader: ScoreReader):
     assert reader.num_above(scores, rows, bounds) == expected
 
 
-@pytest.mark.parametrize("size", [1, 77, 2001])
+@pytest.mark.parametrize("size", [1, 77, 1201])
 @pytest.mark.parametrize("make", [rough, fine])
 @pytest.mark.parametrize("changes", CUTS.values(), ids=CUTS.keys())
 def test_a_draw_is_the_token_whose_share_holds_the_number(
