@@ -82,8 +82,16 @@ struct Rows {
   int64_t count;
 };
 
+inline VecB to_bytes(VecI v) {
+#if defined(__AVX512F__)
+  return (VecB)_mm512_cvtepi32_epi8((__m512i)v);
+#else
+  return __builtin_convertvector(v, VecB);
+#endif
+}
+
 inline void put_bytes(VecI high, VecI low, int8_t* to, int64_t stride) {
-  VecB bytes[2] = {__builtin_convertvector(high, VecB), __builtin_convertvector(low, VecB)};
+  VecB bytes[2] = {to_bytes(high), to_bytes(low)};
   for (int i = 0; i < kLanes / 4; ++i) {
     std::memcpy(to + i * stride, reinterpret_cast<char*>(&bytes[0]) + 4 * i, 4);
     std::memcpy(to + i * stride + 4, reinterpret_cast<char*>(&bytes[1]) + 4 * i, 4);
@@ -188,9 +196,25 @@ void multiply_int8(const Tile<T>& tile) {
   }
 }
 
-template <class V>
-inline VecF bytes_to_float(const uint8_t* p) {
-  return to_float(__builtin_convertvector(load_as<V>(p), VecI));
+// The compiler takes conversions from bytes apart, lane by lane.
+inline VecF unsigned_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return to_float((VecI)_mm512_cvtepu8_epi32(load_as<__m128i>(p)));
+#elif defined(__AVX2__)
+  return to_float((VecI)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(load_as<int64_t>(p))));
+#else
+  return to_float(__builtin_convertvector(load_as<VecUB>(p), VecI));
+#endif
+}
+
+inline VecF signed_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return to_float((VecI)_mm512_cvtepi8_epi32(load_as<__m128i>(p)));
+#elif defined(__AVX2__)
+  return to_float((VecI)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(load_as<int64_t>(p))));
+#else
+  return to_float(__builtin_convertvector(load_as<VecB>(p), VecI));
+#endif
 }
 
 // A group's sum is of kGroup products below 2^19: no overflow.
@@ -222,8 +246,8 @@ void multiply_int4(const Tile<T>& tile) {
     }
     for (int i = 0; i < 2; ++i) {
       const uint8_t* bytes = words - tile.column * 3 + i * kLanes;
-      VecF scale = bytes_to_float<VecUB>(bytes) * units[0][i];
-      VecF offset = bytes_to_float<VecB>(bytes + kQuantizedPanel) * units[1][i];
+      VecF scale = unsigned_bytes(bytes) * units[0][i];
+      VecF offset = signed_bytes(bytes + kQuantizedPanel) * units[1][i];
       for (int row = 0; row < kRows; ++row) {
         VecF sum = to_float((sums.high[row][i] << 8) + sums.low[row][i]) * scale;
         total[row][i] += sum + (VecF)broadcast_word(row_sums + row * 2 + 1) * offset;
