@@ -213,7 +213,7 @@ class GroupSection(Section):
     def scheduler_config(self) -> SchedulerConfig:
         """What the group's scheduler is told."""
         weights = {model.id: model.weight for model in self.models}
-        return SchedulerConfig(
+        config = SchedulerConfig(
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_num_waiting=self.max_num_waiting,
@@ -229,3 +229,4 @@ class GroupSection(Section):
             ),
             async_scheduling=self.async_scheduling,
         )
+        return config.settled_for(self.device)

@@ -86,10 +86,9 @@ def build_engine(
         ConfigError: The memory doesn't hold the models, or a profile's file is wrong.
         GroupError: The gang fails while it is profiled.
     """
-    settings = _settled(settings)
-    executor = gang or open_local(
-        settings.worker, progress, settings.scheduler.async_scheduling is True
-    )
+    scheduler = settings.scheduler.settled_for(settings.worker.device)
+    settings = replace(settings, scheduler=scheduler)
+    executor = gang or open_local(settings.worker, progress, scheduler.async_scheduling is True)
     clock = clock or MonotonicClock()
     try:
         return _assemble(settings, executor, clock)
@@ -115,15 +114,6 @@ def open_local(
     """
     worker = Worker(settings, progress)
     return ThreadedExecutor(worker) if runs_ahead else LocalExecutor(worker)
-
-
-def _settled(settings: EngineSettings) -> EngineSettings:
-    """Settings that leave nothing open; a processor shares its cores with the scheduler."""
-    scheduler = settings.scheduler
-    if scheduler.async_scheduling is not None:
-        return settings
-    is_on = settings.worker.device != "cpu"
-    return replace(settings, scheduler=replace(scheduler, async_scheduling=is_on))
 
 
 def _assemble(settings: EngineSettings, executor: ReadyExecutor, clock: Clock) -> BuiltEngine:

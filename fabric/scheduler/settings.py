@@ -1,7 +1,7 @@
 """What one scheduler is told."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fabric.core.errors import ConfigError
@@ -83,6 +83,12 @@ class SchedulerConfig:
     def runs_ahead(self) -> bool:
         """Whether iterations are scheduled whose tokens are not known yet."""
         return self.async_scheduling is True and self.num_batches == 1
+
+    def settled_for(self, device: str) -> "SchedulerConfig":
+        """The same with nothing left open: processors share their cores with the scheduler."""
+        if self.async_scheduling is not None:
+            return self
+        return replace(self, async_scheduling=device != "cpu")
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_waiting", "max_model_len", "num_batches"):

@@ -210,3 +210,19 @@ def test_a_group_may_be_on_a_gpu() -> None:
 def test_several_devices_of_a_group_cannot_be_gpus() -> None:
     group = {"name": "g0", "models": ["a"], "device": "cuda", "parallel": {"tensor": 2}}
     assert "device: cuda is one GPU" in problem({**GOOD, "groups": [group]})
+
+
+@pytest.mark.parametrize(
+    ("wishes", "is_on"),
+    [
+        ({}, False),
+        ({"device": "cuda"}, True),
+        ({"async_scheduling": True}, True),
+        ({"device": "cuda", "async_scheduling": False}, False),
+    ],
+)
+def test_iterations_are_scheduled_ahead_where_devices_are_no_processors_or_as_told(
+    wishes: dict[str, object], is_on: bool
+) -> None:
+    config = parse_config({**GOOD, "groups": [{**GOOD["groups"][0], **wishes}]}, "file")  # type: ignore[dict-item]
+    assert config.groups[0].scheduler_config().async_scheduling is is_on

@@ -143,6 +143,18 @@ def test_stages_of_a_pipeline_are_not_run_ahead_of():
     assert world.counts(world.step()) == []
 
 
+def test_no_second_is_counted_twice_although_iterations_overlap():
+    world = ahead()
+    world.add("a", 4, max_tokens=12)
+    spent: list[float] = []
+    policy = world.scheduler._pool.policy
+    policy.note_run = lambda sequence, elapsed_s, now: (spent.append(elapsed_s), sequence.rank)[1]  # type: ignore[method-assign,func-returns-value]
+    start_s = world.now + 1.0
+    world.run()
+    # The last token ends the sequence: nobody's rank is asked for then.
+    assert sum(spent) == world.now - start_s - 2.0
+
+
 def random_copies(seed: int) -> Callable[[list[Transfer]], list[tuple[Transfer, str]]]:
     """Copies end at any time, in any order, and now and then fail."""
     draw = random.Random(seed)
