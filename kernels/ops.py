@@ -172,9 +172,18 @@ class Backend(Protocol):
         ...
 
     def pack_linear(
-        self, weight: Tensor, weight_format: WeightFormat = WeightFormat.DENSE
+        self,
+        weight: Tensor,
+        weight_format: WeightFormat = WeightFormat.DENSE,
+        out: Tensor | None = None,
     ) -> PackedLinear:
-        """Pack ``[out_features, in_features]`` for :meth:`linear`; the input may be freed."""
+        """Pack ``[out_features, in_features]`` for :meth:`linear`; the input may be freed.
+
+        Args:
+            weight: See above; rows may be strided.
+            weight_format: How it is stored.
+            out: Memory of :meth:`packed_shape` that may be packed into; None: new memory.
+        """
         ...
 
     def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:

@@ -39,7 +39,10 @@ class ReferenceBackend:
         return out_features, in_features * (1 if weight_format is WeightFormat.DENSE else 4)
 
     def pack_linear(
-        self, weight: Tensor, weight_format: WeightFormat = WeightFormat.DENSE
+        self,
+        weight: Tensor,
+        weight_format: WeightFormat = WeightFormat.DENSE,
+        out: Tensor | None = None,
     ) -> PackedLinear:
         """Keep the weight as it is, or the float32 values that its integers stand for."""
         out_features, in_features = weight.shape

@@ -84,7 +84,7 @@ class OpenedModel:
 
     @contextmanager
     def reading(self, backend: Backend) -> Iterator[CheckpointWeights]:
-        """Open the files again, to read this rank's weights and have them packed.
+        """Open the files again, to read this rank's weights and have them packed one by one.
 
         Raises:
             CheckpointError: The files have changed, or can't be opened.
@@ -93,7 +93,9 @@ class OpenedModel:
             raise CheckpointError(f"{self.local.path} has changed since the model was opened")
         checkpoint = open_checkpoint(self.local)
         try:
-            yield CheckpointWeights(checkpoint, self.groups, backend, self.dtype)
+            yield CheckpointWeights(
+                checkpoint, self.groups, backend, self.dtype, one_at_a_time=True
+            )
         finally:
             checkpoint.close()
 

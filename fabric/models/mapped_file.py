@@ -2,6 +2,7 @@
 
 import json
 import mmap
+from collections import deque
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _LENGTH_BYTES = 8  # of the header, which comes first
+_NUM_TAKEN = 8
 
 
 class _Handle(Protocol):
@@ -42,9 +44,9 @@ class _Handle(Protocol):
 
 
 class MappedFile:
-    """Tensors by name. A view stays valid, but its pages are let go of when the next is taken.
+    """Tensors by name, as views that stay valid; pages are let go of when the next are taken.
 
-    So reading a file takes no more memory than its largest tensor, and nothing is copied.
+    So reading a file takes little more memory than its largest tensor, and nothing is copied.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +67,8 @@ class MappedFile:
         self._path = path
         self._header: dict[str, dict[str, object]] = header
         self._start = _LENGTH_BYTES + length
-        self._last: tuple[int, int] | None = None
+        # The ranges of those taken last: some are still to be looked at, together.
+        self._taken: deque[tuple[int, int]] = deque(maxlen=_NUM_TAKEN)
 
     def names(self) -> list[str]:
         """All tensors' names."""
@@ -95,7 +98,7 @@ class MappedFile:
         first, end = (self._start + offset for offset in offsets)
         if first == end:
             return torch.empty(shape, dtype=dtype)
-        self._last = first, end - first
+        self._taken.append((first, end - first))
         self._advise(mmap.MADV_WILLNEED, first, end - first)
         view = torch.frombuffer(self._bytes, dtype=torch.uint8, count=end - first, offset=first)
         if first % dtype.itemsize:
@@ -103,10 +106,9 @@ class MappedFile:
         return view.view(dtype)[: prod(shape)].view(shape)
 
     def forget(self) -> None:
-        """Let go of the pages of the tensor that was taken last; they can be read again."""
-        if self._last is not None:
-            self._advise(mmap.MADV_DONTNEED, *self._last)
-            self._last = None
+        """Let go of the pages of tensors that were taken; they can be read again."""
+        for first, length in self._taken:
+            self._advise(mmap.MADV_DONTNEED, first, length)
 
     def _advise(self, advice: int, first: int, length: int) -> None:
         page = first // mmap.PAGESIZE * mmap.PAGESIZE

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fabric.core.errors import CheckpointError
 from fabric.models.checkpoint import ALL, Checkpoint
+from fabric.models.reused_memory import ReusedMemory
 
 MAX_NAMES_SHOWN = 10
 # Older checkpoints store RoPE's frequencies, which follow from the configuration.
@@ -47,10 +48,16 @@ class Weight:
         shapes = [part.read_shape for part in self.parts]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
-    def read(self, checkpoint: Checkpoint, dtype: torch.dtype | None) -> Tensor:
+    def read(
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype | None,
+        memory: ReusedMemory | None = None,
+    ) -> Tensor:
         """Read the parts and stack their rows; a single one may be a view of the file.
 
         With no dtype given, values stay as they are: bfloat16 if all parts are, else float32.
+        Several parts are stacked in ``memory``, if there is some.
         """
         parts = [checkpoint.read(part.name, part.rows, part.columns) for part in self.parts]
         wrong = [part.dtype for part in parts if not part.is_floating_point()]
@@ -61,7 +68,8 @@ class Weight:
             dtype = torch.bfloat16 if is_bf16 else torch.float32
         if len(parts) == 1:
             return parts[0].to(dtype)
-        return torch.cat([part.to(dtype) for part in parts])
+        out = None if memory is None else memory.tensor(self.shape, dtype)
+        return torch.cat([part.to(dtype) for part in parts], out=out)
 
 
 def check_weights(weights: Iterable[Weight], checkpoint: Checkpoint, spare: Iterable[str]) -> int:

@@ -68,18 +68,26 @@ class CpuBackend:
         return self._kernels.packed_rows(out_features), depth
 
     def pack_linear(
-        self, weight: Tensor, weight_format: WeightFormat = WeightFormat.DENSE
+        self,
+        weight: Tensor,
+        weight_format: WeightFormat = WeightFormat.DENSE,
+        out: Tensor | None = None,
     ) -> PackedLinear:
         """Pack into panels of columns; rows and an odd last column are padded with zeros."""
-        if weight_format is not WeightFormat.DENSE:
-            return self._quantize(weight, weight_format)
         is_bf16 = check_matrix("weight", weight)
         rows, columns = weight.shape
-        data = torch.empty(self.packed_shape(rows, columns, weight.dtype), dtype=weight.dtype)
-        self._kernels.pack_linear(
-            is_bf16, weight.data_ptr(), rows, columns, weight.stride(0), data.data_ptr()
-        )
-        return PackedLinear(data, rows, columns, weight.dtype)
+        shape = self.packed_shape(rows, columns, weight.dtype, weight_format)
+        is_dense = weight_format is WeightFormat.DENSE
+        dtype = weight.dtype if is_dense else torch.uint8
+        if out is None:
+            out = torch.empty(shape, dtype=dtype)
+        check_like("out", out, shape, dtype)
+        source = (weight.data_ptr(), rows, columns, weight.stride(0), out.data_ptr())
+        if is_dense:
+            self._kernels.pack_linear(is_bf16, *source)
+        else:
+            self._kernels.pack_quantized(is_bf16, FORMAT_BITS[weight_format], *source)
+        return PackedLinear(out, rows, columns, weight.dtype, weight_format)
 
     def _quantized_shape(
         self, out_features: int, in_features: int, weight_format: WeightFormat
@@ -90,22 +98,6 @@ class CpuBackend:
                 f"{MAX_QUANTIZED_FEATURES} input features"
             )
         return self._kernels.quantized_shape(FORMAT_BITS[weight_format], out_features, in_features)
-
-    def _quantize(self, weight: Tensor, weight_format: WeightFormat) -> PackedLinear:
-        is_bf16 = check_matrix("weight", weight)
-        rows, columns = weight.shape
-        shape = self.packed_shape(rows, columns, weight.dtype, weight_format)
-        data = torch.empty(shape, dtype=torch.uint8)
-        self._kernels.pack_quantized(
-            is_bf16,
-            FORMAT_BITS[weight_format],
-            weight.data_ptr(),
-            rows,
-            columns,
-            weight.stride(0),
-            data.data_ptr(),
-        )
-        return PackedLinear(data, rows, columns, weight.dtype, weight_format)
 
     def linear(self, x: Tensor, weight: PackedLinear) -> Tensor:
         """Sums of products in one order for each output element; exact ones of integers."""
