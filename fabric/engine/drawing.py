@@ -46,7 +46,7 @@ def _draw_cut(
         ]
         for i, top in zip(pending, vocab.top(scaled, pending, counts), strict=True):
             # top-p is a share of what top-k left; without top-k, of the whole distribution.
-            total = totals.get(i, torch.logsumexp(top.scores, dim=-1))
+            total = totals[i] if i in totals else torch.logsumexp(top.scores, dim=-1)
             probabilities = torch.exp(top.scores - total)
             kept = _num_kept(probabilities, draws[i])
             is_enough = i not in totals or kept < len(top.scores) or kept == vocab.vocab_size
@@ -57,7 +57,7 @@ def _draw_cut(
     return tokens
 
 
-def _log_totals(vocab: VocabShard, scaled: Tensor, draws: dict[int, Draw]) -> dict[int, Tensor]:
+def _log_totals(vocab: VocabShard, scaled: Tensor, draws: dict[int, Draw]) -> dict[int, float]:
     """The log-sum-exp of the whole row, for each row without top-k."""
     rows = [i for i, draw in draws.items() if not draw.has_top_k(vocab.vocab_size)]
     if not rows:

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
-import torch
 from torch import Tensor
 
 from fabric.core.request import PositionLogprobs, TokenLogprob
-from fabric.engine.vocab_parallel import VocabShard
+from fabric.engine.vocab_parallel import TopTokens, VocabShard
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +33,21 @@ def position_logprobs(
     tops = vocab.top(logits, numbers, [row.num_top for row in rows])
     owners = [i for i, row in enumerate(rows) for _ in row.token_ids]
     tokens = [token for row in rows for token in row.token_ids]
-    values = vocab.scores_of(logits, [numbers[i] for i in owners], tokens)
-    above = vocab.num_above(logits, [numbers[i] for i in owners], values)
-    chosen_values = (values - _spread(totals, owners)).tolist()
-    chosen = map(TokenLogprob, tokens, chosen_values, [count + 1 for count in above])
-    listed_of = [i for i, row in enumerate(rows) for _ in range(row.num_top)]
-    scores = torch.cat([top.scores for top in tops]) - _spread(totals, listed_of)
-    names = torch.cat([top.token_ids for top in tops]).tolist()
-    ranks = [rank for row in rows for rank in range(1, row.num_top + 1)]
-    listed = map(TokenLogprob, names, scores.tolist(), ranks)
-    described = []
-    for row in rows:
-        likeliest = tuple(islice(listed, row.num_top))
-        described.append(tuple(PositionLogprobs(next(chosen), likeliest) for _ in row.token_ids))
+    scores = vocab.scores_of(logits, [numbers[i] for i in owners], tokens)
+    above = vocab.num_above(logits, [numbers[i] for i in owners], scores)
+    chosen = [
+        TokenLogprob(token, score - totals[i], num_above + 1)
+        for i, token, score, num_above in zip(owners, tokens, scores, above, strict=True)
+    ]
+    described, first = [], 0
+    for row, top, total in zip(rows, tops, totals, strict=True):
+        end = first + len(row.token_ids)
+        listed = _listed(top, total)
+        described.append(tuple(PositionLogprobs(token, listed) for token in chosen[first:end]))
+        first = end
     return described
 
 
-def _spread(totals: Tensor, owners: Sequence[int]) -> Tensor:
-    return totals[torch.tensor(owners, dtype=torch.int64, device=totals.device)]
+def _listed(top: TopTokens, total: float) -> tuple[TokenLogprob, ...]:
+    pairs = zip(top.token_ids.tolist(), top.scores.tolist(), strict=True)
+    return tuple(TokenLogprob(token, score - total, i) for i, (token, score) in enumerate(pairs, 1))

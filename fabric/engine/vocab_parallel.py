@@ -79,11 +79,13 @@ class VocabShard:
         """Each rank's log-sum-exp of each row, ``[len(rows), num_ranks]``; gathers 4 bytes each."""
         return self._gather(self.reader.log_sum_exp(scores, rows)).T
 
-    def log_totals(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
-        """The log-sum-exp of each row over all ranks, ``[len(rows)]``; gathers as much."""
-        if self.group.size == 1:
-            return self.reader.log_sum_exp(scores, rows)
-        return torch.logsumexp(self.log_masses(scores, rows), dim=1)
+    def log_totals(self, scores: Tensor, rows: Sequence[int]) -> list[float]:
+        """The log-sum-exp of each row over all ranks; gathers as much."""
+        totals = self.reader.log_sum_exp(scores, rows)
+        if self.group.size > 1:
+            totals = torch.logsumexp(self._gather(totals), dim=0)
+        values: list[float] = totals.tolist()
+        return values
 
     def draw(
         self, scores: Tensor, rows: Sequence[int], draws: Sequence[Draw]
@@ -116,20 +118,31 @@ class VocabShard:
         self.group.all_reduce(tokens)
         return [tuple(part.tolist()) for part in torch.split(tokens, sizes)]
 
-    def scores_of(self, scores: Tensor, rows: Sequence[int], token_ids: Sequence[int]) -> Tensor:
+    def scores_of(
+        self, scores: Tensor, rows: Sequence[int], token_ids: Sequence[int]
+    ) -> list[float]:
         """The score of one token in each row; sums 4 bytes a row."""
-        places = torch.tensor(token_ids, device=scores.device) - self._first
-        is_own = (places >= 0) & (places < len(self.token_ids))
-        values = scores[torch.tensor(rows, device=scores.device), places * is_own]
-        return self._sum(values.masked_fill_(~is_own, 0.0))
+        numbers = torch.tensor(rows, device=scores.device)
+        places = torch.tensor(token_ids, device=scores.device)
+        if self.group.size == 1:
+            values = scores[numbers, places]
+        else:
+            places -= self._first
+            is_own = (places >= 0) & (places < len(self.token_ids))
+            values = scores[numbers, places * is_own].masked_fill_(~is_own, 0.0)
+            self.group.all_reduce(values)
+        found: list[float] = values.tolist()
+        return found
 
-    def num_above(self, scores: Tensor, rows: Sequence[int], bounds: Tensor) -> list[int]:
+    def num_above(self, scores: Tensor, rows: Sequence[int], bounds: Sequence[float]) -> list[int]:
         """How many tokens of each row score higher than ``bounds[i]``; sums 8 bytes a row."""
-        counts = self.reader.num_above(scores, rows, bounds.tolist())
+        counts = self.reader.num_above(scores, rows, bounds)
         if self.group.size == 1:
             return counts
-        every: list[int] = self._sum(torch.tensor(counts, device=scores.device)).tolist()
-        return every
+        every = torch.tensor(counts, device=scores.device)
+        self.group.all_reduce(every)
+        total: list[int] = every.tolist()
+        return total
 
     @property
     def _first(self) -> int:
@@ -138,11 +151,6 @@ class VocabShard:
     def _gather(self, x: Tensor) -> Tensor:
         """Every rank's tensor, ``[num_ranks, *x.shape]``."""
         return self.group.all_gather(x).view(self.group.size, *x.shape)
-
-    def _sum(self, x: Tensor) -> Tensor:
-        if self.group.size > 1:
-            self.group.all_reduce(x)
-        return x
 
 
 def _fall(shares: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
