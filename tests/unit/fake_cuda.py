@@ -11,7 +11,7 @@ class FakeCuda:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.num_events = 0
-        self.stream_names = ["copies", "moves"]
+        self.num_streams = 0
         self.num_queries = 0
         self.register_error = 0
 
@@ -20,7 +20,9 @@ class FakeCuda:
         return FakeEvent(self, f"event {self.num_events}")
 
     def Stream(self) -> "FakeStream":  # noqa: N802
-        return FakeStream(self, self.stream_names.pop(0))
+        """What copies between host and device, then what moves within the device, and so on."""
+        self.num_streams += 1
+        return FakeStream(self, "copies" if self.num_streams % 2 else "moves")
 
     def current_stream(self) -> "FakeStream":
         return FakeStream(self, "iterations")
