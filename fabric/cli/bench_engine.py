@@ -52,6 +52,7 @@ def add_parser(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     group.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
     group.add_argument("--backend", help="of the kernels (the device's best)")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    group.add_argument("--quantization", choices=("none", "int8", "int4"), default="none")
     group.add_argument("--threads", type=int, metavar="N", help="of the kernels (all processors)")
     group.add_argument("--max-model-len", type=int, metavar="N", help="longest sequence (model's)")
     group.add_argument(
@@ -92,7 +93,11 @@ def _settings(args: argparse.Namespace, folder: Path) -> "EngineSettings":
     from fabric.scheduler.settings import SchedulerConfig
 
     model = ModelSettings(
-        model="bench", source=args.source, dtype=args.dtype, max_model_len=args.max_model_len
+        model="bench",
+        source=args.source,
+        dtype=args.dtype,
+        quantization=args.quantization,
+        max_model_len=args.max_model_len,
     )
     worker = WorkerSettings(
         models=(model,),
@@ -162,6 +167,7 @@ def _result(
         "source": args.source,
         "num_parameters": card.num_parameters,
         "dtype": card.dtype,
+        "quantization": args.quantization,
         "device": describe_device(device),
         "backend": args.backend or "best",
         "num_threads": args.threads,

@@ -35,7 +35,7 @@ def smoke(folder: Path, *words: str, **environment: str) -> tuple[dict[str, dict
 
 def test_every_section_runs_and_every_bar_has_a_line(tmp_path: Path) -> None:
     figures, printed = smoke(tmp_path)
-    assert len(figures) == 14
+    assert len(figures) == 15
     assert not [name for name, found in figures.items() if "error" in found]
     assert figures["exactness"]["preempted bfloat16"] == "6 of 6 equal"
     bars = [line.split() for line in printed.splitlines() if line.startswith("BAR ")]

@@ -63,6 +63,7 @@ def sections(engines: Engines) -> dict[str, tuple[Callable[[Bench, Found], None]
         "profile": (engines.profile, 30.0),
         "overlap": (overlap, 40.0),
         "transformers": (peers, 120.0),
+        "quantized": (engines.measure_quantized, 60.0),
     }
 
 

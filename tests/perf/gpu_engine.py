@@ -65,9 +65,16 @@ class Engines:
         return "random:tiny" if self._bench.is_smoke else "random:llama-3-8b"
 
     def open(
-        self, source: str, dtype: str, kv_bytes: int, *, cuda_graphs: bool = True, chunk: int = 4096
+        self,
+        source: str,
+        kv_bytes: int,
+        *,
+        dtype: str = "bfloat16",
+        quantization: str = "none",
+        cuda_graphs: bool = True,
+        chunk: int = 4096,
     ) -> BuiltEngine:
-        model = ModelSettings(model="bench", source=source, dtype=dtype)
+        model = ModelSettings(model="bench", source=source, dtype=dtype, quantization=quantization)
         worker = WorkerSettings(
             models=(model,),
             cache_dir=default_cache_dir(),
@@ -121,7 +128,9 @@ class Engines:
         kv_tokens: int = 16384,
     ) -> list[tuple[int, ...]]:
         kv_bytes = kv_tokens * 2 * 2 * 32 * (4 if dtype == "float32" else 2)
-        built = self.open("random:tiny", dtype, kv_bytes, cuda_graphs=cuda_graphs, chunk=chunk)
+        built = self.open(
+            "random:tiny", kv_bytes, dtype=dtype, cuda_graphs=cuda_graphs, chunk=chunk
+        )
         timer = EngineTimer(built, SEED)
         prompts = timer.prompts(workload)
         if is_alone:
@@ -138,7 +147,7 @@ class Engines:
         """Draw the weights, and bring them to the device."""
         start_s = time.perf_counter()
         kv_bytes = bench.size(16 * 2**30, 2**22)
-        self.built = self.open(self.source, "bfloat16", kv_bytes)
+        self.built = self.open(self.source, kv_bytes)
         found["startup_s"] = time.perf_counter() - start_s
         found["num_parameters"] = self.built.served.card.num_parameters
         if bench.is_cuda:
@@ -177,6 +186,18 @@ class Engines:
         found["generated_per_s"], found["total_s"] = run.generated_per_s, run.total_s
         short = _median(timer, Workload((16,) * MAX_NUM_SEQS, bench.size(64, 4)), bench.size(2, 1))
         found["step_ms of 64 decodes"] = short.decode_s * 1e3
+
+    def measure_quantized(self, bench: Bench, found: Found) -> None:
+        """One stream of a 1B model, whose weights are of each format; needs no other engine."""
+        source = "random:tiny" if bench.is_smoke else "random:llama-3.2-1b"
+        workload = Workload((bench.size(128, 8),), bench.size(96, 4))
+        for quantization in ("none", "int8", "int4"):
+            built = self.open(source, bench.size(2**30, 2**22), quantization=quantization)
+            try:
+                run = _median(_timer(built), workload, bench.size(3, 1))
+            finally:
+                built.engine.close()
+            found[f"{quantization} tokens_per_s"] = 1 / run.decode_s
 
     def profile(self, bench: Bench, found: Found) -> None:
         """What a decoded token's time goes to, by torch's profiler: name, us a token, calls."""

@@ -1,10 +1,16 @@
 """A GPU's measured ceilings, and how near single kernels come to them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from gpu_bench import Bench, Found
 from gpu_ops import ragged
+
+from kernels.ops import WeightFormat
+
+Multiply = Callable[[torch.Tensor, Any], torch.Tensor]
 
 GIB = 2**30
 ROTATED_BYTES = 2**28
@@ -100,37 +106,36 @@ def measure_prefill_attention(bench: Bench, found: Found) -> None:
 def measure_linears(bench: Bench, found: Found) -> None:
     """Each linear layer for few tokens against bandwidth, for many against the matrix rate.
 
-    Columns: layer, tokens, us, share of the ceiling; us and share of torch's own.
+    Columns: layer, format, tokens, us, share of the ceiling; torch's bfloat16 is the last format.
     """
     rows = found["rows"] = []
-    for name, (out_features, in_features) in LINEARS.items():
-        shape = (bench.size(out_features, 64), bench.size(in_features, 64))
-        # As many as no cache holds, one after the other.
-        num_copies = bench.size(-(-ROTATED_BYTES // (2 * out_features * in_features)), 1)
-        weights = [bench.randn(*shape, dtype=BF16, seed=i) * 0.02 for i in range(num_copies)]
-        packed = [bench.backend.pack_linear(weight) for weight in weights]
-        for num_tokens in (1, 8, 32, 4096)[: bench.size(4, 1)]:
-            x = bench.randn(num_tokens, shape[1], dtype=BF16, seed=2)
-            ours_s = _each_s(bench, bench.backend.linear, x, packed)
-            torch_s = _each_s(bench, torch.nn.functional.linear, x, weights)
-            memory_s = weights[0].nbytes / bench.ceiling("copy_bytes_per_s")
-            matrix_s = 2 * num_tokens * weights[0].numel() / bench.ceiling("matrix_flop_per_s")
-            floor_s = max(memory_s, matrix_s)
-            rows.append(
-                (
-                    name,
-                    num_tokens,
-                    round(ours_s * 1e6, 1),
-                    round(floor_s / ours_s, 3),
-                    round(torch_s * 1e6, 1),
-                    round(floor_s / torch_s, 3),
-                )
-            )
+    for name, shape in LINEARS.items():
+        if bench.is_smoke:
+            shape = (64, 128)
+        for label, multiply, weights, num_bytes in _forms(bench, shape):
+            for num_tokens in (1, 8, 32, 4096)[: bench.size(4, 1)]:
+                x = bench.randn(num_tokens, shape[1], dtype=BF16, seed=2)
+                seconds = _each_s(bench, multiply, x, weights)
+                memory_s = num_bytes / bench.ceiling("copy_bytes_per_s")
+                matrix_s = 2 * num_tokens * shape[0] * shape[1] / bench.ceiling("matrix_flop_per_s")
+                share = max(memory_s, matrix_s) / seconds
+                rows.append((name, label, num_tokens, round(seconds * 1e6, 1), round(share, 3)))
 
 
-def _each_s(
-    bench: Bench, multiply: Callable[..., torch.Tensor], x: torch.Tensor, weights: Sequence[object]
-) -> float:
+def _forms(bench: Bench, shape: tuple[int, int]) -> Iterator[tuple[str, Multiply, list[Any], int]]:
+    """A layer as each format, as many of them as no cache holds, and the bytes of one."""
+    num_copies = bench.size(-(-ROTATED_BYTES // (2 * shape[0] * shape[1])), 1)
+    weights = [bench.randn(*shape, dtype=BF16, seed=i) * 0.02 for i in range(num_copies)]
+    for kind in WeightFormat:
+        # The fewer bytes, the more of them.
+        count = num_copies * (1 if kind is WeightFormat.DENSE else bench.size(4, 1))
+        first = bench.backend.pack_linear(weights[0], kind)
+        packed = [replace(first, data=first.data.clone()) for _ in range(count)]
+        yield str(kind), bench.backend.linear, packed, packed[0].data.nbytes
+    yield "torch", torch.nn.functional.linear, weights, weights[0].nbytes
+
+
+def _each_s(bench: Bench, multiply: Multiply, x: torch.Tensor, weights: list[Any]) -> float:
     """Seconds of one product, of all of them together."""
 
     def run() -> None:

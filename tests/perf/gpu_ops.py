@@ -7,7 +7,7 @@ import torch
 from gpu_bench import Bench, Found
 from torch import Tensor
 
-from kernels.ops import Backend, DecoderShape, DecoderWeights, RaggedBatch
+from kernels.ops import Backend, DecoderShape, DecoderWeights, RaggedBatch, WeightFormat
 from kernels.reference import ReferenceBackend
 
 # ||out - reference|| / ||reference||: one rounding of the output, and sums in another order.
@@ -61,14 +61,15 @@ def _error(actual: Tensor, expected: Tensor) -> float:
 
 
 def linears(bench: Bench, dtype: torch.dtype) -> Iterator[Case]:
-    shapes = ((80, 96), (384, 256), (1536, 1024), (1000, 4096))
+    shapes = ((80, 128), (384, 256), (1536, 1024), (1000, 4096))
     for out_features, in_features in shapes[: bench.size(4, 1)]:
         weight = bench.randn(out_features, in_features, dtype=dtype, seed=1) * 0.05
-        packed, plain = bench.backend.pack_linear(weight), REFERENCE.pack_linear(weight)
-        for num_tokens in (1, 3, 17, 64, 130)[: bench.size(5, 2)]:
-            x = bench.randn(num_tokens, in_features, dtype=dtype, seed=2)
-            name = f"linear {num_tokens}x{in_features}x{out_features}"
-            yield name, bench.backend.linear(x, packed), REFERENCE.linear(x, plain)
+        for kind in WeightFormat:
+            packed, plain = (b.pack_linear(weight, kind) for b in (bench.backend, REFERENCE))
+            for num_tokens in (1, 3, 17, 64, 130)[: bench.size(5, 2)]:
+                x = bench.randn(num_tokens, in_features, dtype=dtype, seed=2)
+                name = f"linear-{kind} {num_tokens}x{in_features}x{out_features}"
+                yield name, bench.backend.linear(x, packed), REFERENCE.linear(x, plain)
 
 
 def row_ops(bench: Bench, dtype: torch.dtype) -> Iterator[Case]:
