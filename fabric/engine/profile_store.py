@@ -21,6 +21,8 @@ from fabric.engine.settings import EngineSettings
 
 logger = logging.getLogger(__name__)
 
+# Changes when iterations come to take other times: profiles kept until then are not believed.
+KEPT_VERSION = 2
 POLICIES_WITHOUT_TIMES = ("fcfs", "orca", "static", "priority", "edf")
 
 
@@ -157,7 +159,9 @@ def _file_name(
     """The same for all that measures the same; copies depend on where blocks are parked."""
     parking = settings.worker.parking
     known = [
+        KEPT_VERSION,
         asdict(subject),
+        settings.worker.models[model].quantization,
         str(parking),
         str(executor.models[model].space),
         executor.memory.max_num_blocks(model),

@@ -122,6 +122,6 @@ class OneSequence:
         last, output = prompt, []
         while len(output) < num_tokens:
             logits = self.logits(last)[-1:]
-            last = (vocab or VocabShard.whole(logits.shape[1])).argmax(logits).tolist()
+            last = (vocab or VocabShard.whole(logits.shape[1])).argmax(logits)
             output += last
         return output
