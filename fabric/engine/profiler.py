@@ -85,6 +85,8 @@ def measure_profile(
     num_blocks, block_size = executor.memory.max_num_blocks(model), settings.worker.block_size
     hosted = executor.models[model]
     timer = IterationTimer(executor, model, block_size, depth)
+    if settings.worker.device != "cpu":
+        timer.num_uncounted = 2
     timer.time(Load(1, 0, 1))
     room = min(hosted.card.max_model_len, num_blocks * block_size)
     chunk = min(settings.scheduler.max_num_batched_tokens, room)
@@ -115,8 +117,11 @@ class IterationTimer:
 
     KV that they read was never computed, but written: of memory that nobody has written to, systems
     give the same page of zeros everywhere, which stays in the caches. Each sequence has blocks of
-    its own as far as there are any; those that it writes are its own always.
+    its own as far as there are any; those that it writes are its own always. ``num_uncounted``
+    iterations are extra: workers meet the sequences in the first, and GPUs record the second.
     """
+
+    num_uncounted = 1
 
     def __init__(
         self, executor: ReadyExecutor, model: int, block_size: int, depth: ProfileDepth
@@ -136,7 +141,7 @@ class IterationTimer:
         self._sampling = SamplingParams(max_tokens=1, **values)
 
     def time(self, load: Load) -> float:
-        """Median seconds of an iteration; the first, in which workers meet the sequences, is extra.
+        """Median seconds of an iteration, those aside that aren't counted.
 
         Raises:
             GroupError: The workers can't go on.
@@ -148,12 +153,19 @@ class IterationTimer:
             for key in keys
         )
         self._write(new)
-        seconds = [self._run(scheduled, new)]
-        while len(seconds) <= self._depth.num_repeats and sum(seconds) < self._depth.point_s:
+        first_s = self._run(scheduled, new)
+        for _ in range(self.num_uncounted - 1):
+            # Compiling and recording say nothing about the time of those after.
+            self._run(scheduled)
+            first_s = 0.0
+        seconds: list[float] = []
+        while len(seconds) < self._depth.num_repeats and (
+            first_s + sum(seconds) < self._depth.point_s
+        ):
             seconds.append(self._run(scheduled))
         # Workers apply changes even if nothing is left to compute.
         self._run((), released=tuple(keys))
-        return statistics.median(seconds[1:] or seconds)
+        return statistics.median(seconds or [first_s])
 
     def _write(self, sequences: tuple[NewSequence, ...]) -> None:
         """Give blocks memory of their own if they have none yet."""

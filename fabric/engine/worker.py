@@ -72,6 +72,11 @@ class Worker:
         self.settings = settings
         self._place = place or WorkerPlace()
         self._device = open_device(settings.device)
+        if self._device.type != "cpu" and self._place.parallel.num_devices > 1:
+            raise ConfigError(
+                f"device is {settings.device!r}; the {self._place.parallel.num_devices} devices of "
+                "a group can only be cpu"
+            )
         with current(self._device):
             self._backend = _open_backend(settings, self._device)
             rank = replace(self._place.rank, device=self._device)

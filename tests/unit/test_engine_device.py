@@ -1,10 +1,15 @@
 """Devices by name, and what is said where there is none of that name."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from fabric.core.errors import ConfigError
+from fabric.core.plan import ParallelConfig
 from fabric.engine.device import describe_device, open_device
+from fabric.engine.settings import ModelSettings, WorkerSettings
+from fabric.engine.worker import Worker, WorkerPlace
 
 
 @pytest.fixture
@@ -45,3 +50,11 @@ def test_a_torch_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="cpu, cuda or cuda:N is needed"):
         open_device(name)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_group_of_several_gpus_is_refused(tmp_path: Path) -> None:
+    model = ModelSettings(model="m", source=str(tmp_path))
+    settings = WorkerSettings(models=(model,), cache_dir=tmp_path, device="cuda")
+    with pytest.raises(ConfigError, match="the 2 devices of a group can only be cpu"):
+        Worker(settings, place=WorkerPlace(ParallelConfig(tensor=2)))
