@@ -47,7 +47,8 @@ void check_batch(const Batch& b, const Cache& cache) {
 }
 
 AttentionPlan::AttentionPlan(const Batch& b, int64_t num_heads, int64_t num_kv_heads,
-                             int num_threads) {
+                             int num_threads)
+    : num_heads_(num_heads) {
   const int64_t group = num_heads / num_kv_heads;
   for (int64_t sequence = 0; sequence < b.num_sequences; ++sequence) {
     int64_t num_tokens = b.query_start[sequence + 1] - b.query_start[sequence];
@@ -93,9 +94,22 @@ void AttentionPlan::cut_segments(const Batch& b, int64_t group) {
   }
 }
 
-void AttentionPlan::fill(AttentionArgs& args) const {
+AttentionArgs AttentionPlan::args(const Batch& batch, const Cache& cache, int64_t layer) const {
+  AttentionArgs args = {};
+  args.keys = cache.keys(layer);
+  args.values = cache.values(layer);
+  args.block_stride = cache.block_stride;
+  args.num_heads = num_heads_;
+  args.num_kv_heads = cache.num_kv_heads;
+  args.head_dim = cache.head_dim;
+  args.block_size = cache.block_size;
+  args.positions = batch.positions;
+  args.query_start = batch.query_start;
+  args.block_tables = batch.block_tables;
+  args.max_blocks = batch.max_blocks;
   args.tasks = tasks_.data();
   args.num_tasks = static_cast<int64_t>(tasks_.size());
   args.folds = folds_.data();
   args.num_folds = static_cast<int64_t>(folds_.size());
+  return args;
 }

@@ -47,8 +47,8 @@ class AttentionPlan {
   // Cuts contexts into segments where there would else be too few tasks for so many threads.
   AttentionPlan(const Batch& batch, int64_t num_heads, int64_t num_kv_heads, int num_threads);
 
-  // Adds the tasks to the arguments.
-  void fill(AttentionArgs& args) const;
+  // The tasks as arguments; queries, output, scale and threads are left to be filled in.
+  AttentionArgs args(const Batch& batch, const Cache& cache, int64_t layer) const;
 
   // How many scores are computed.
   int64_t num_scores() const { return num_scores_; }
@@ -56,6 +56,7 @@ class AttentionPlan {
  private:
   void cut_segments(const Batch& batch, int64_t group);
 
+  const int64_t num_heads_;
   std::vector<AttentionTask> tasks_, folds_;
   std::unique_ptr<float[]> partials_;
   int64_t num_scores_ = 0;

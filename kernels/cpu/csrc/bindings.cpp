@@ -258,24 +258,12 @@ class Kernels {
     py::gil_scoped_release release;
     check_batch(batch, cache);
     const AttentionPlan plan(batch, num_heads, cache.num_kv_heads, team_.num_threads);
-    AttentionArgs args = {};
+    AttentionArgs args = plan.args(batch, cache, layer);
     args.query = at<void>(query);
     args.query_stride = query_stride;
     args.out = at<void>(out);
-    args.keys = cache.keys(layer);
-    args.values = cache.values(layer);
-    args.block_stride = cache.block_stride;
-    args.num_heads = num_heads;
-    args.num_kv_heads = cache.num_kv_heads;
-    args.head_dim = cache.head_dim;
-    args.block_size = cache.block_size;
-    args.positions = batch.positions;
-    args.query_start = batch.query_start;
-    args.block_tables = batch.block_tables;
-    args.max_blocks = batch.max_blocks;
     args.scale = scale;
     args.pool = team_.threads(plan.num_scores() * cache.head_dim, kMinMultiplies);
-    plan.fill(args);
     team_.table.paged_attention(dtype(bf16), args);
   }
 

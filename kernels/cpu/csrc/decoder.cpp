@@ -64,24 +64,12 @@ void DecoderRun::attention(const DecoderLayer& layer, const void* x, void* resid
       dtype_, {rows(qkv, qkv_width(s)), w.qkv_bias, s.num_heads, s.num_kv_heads, s.head_dim,
                batch_.positions, s.cos_sin, keys, values, batch_.slots, cache_.block_size,
                cache_.block_stride, team_.threads(num_tokens_ * qkv_width(s), kMinElements)});
-  AttentionArgs args = {};
+  AttentionArgs args = plan_.args(batch_, cache_, layer.index);
   args.query = qkv;
   args.query_stride = qkv_width(s);
   args.out = narrow_.get();
-  args.keys = keys;
-  args.values = values;
-  args.block_stride = cache_.block_stride;
-  args.num_heads = s.num_heads;
-  args.num_kv_heads = s.num_kv_heads;
-  args.head_dim = s.head_dim;
-  args.block_size = cache_.block_size;
-  args.positions = batch_.positions;
-  args.query_start = batch_.query_start;
-  args.block_tables = batch_.block_tables;
-  args.max_blocks = batch_.max_blocks;
   args.scale = s.scale;
   args.pool = team_.threads(plan_.num_scores() * s.head_dim, kMinMultiplies);
-  plan_.fill(args);
   team_.table.paged_attention(dtype_, args);
   linear(w.output, narrow_.get(), out);
 }
