@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quantization", choices=QUANTIZATIONS, default="none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--chunk", type=int, default=512, help="tokens of one of our iterations")
+    parser.add_argument("--peer-chunk", type=int, default=0, help="a peer's; 0: as it chooses")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=_names, default=list(KINDS), help=", ".join(KINDS))
     parser.add_argument("--peers", type=_names, default=[])
@@ -71,7 +72,7 @@ def plan_of(model: Model, options: argparse.Namespace) -> Plan:
         max_num_batched_tokens=options.chunk,
         kv_cache_bytes=kv_tokens * model.kv_token_bytes(options.dtype),
     )
-    return Plan(model, task, options.peers_dir or Path())
+    return Plan(model, task, options.peers_dir or Path(), options.peer_chunk)
 
 
 def measure(model: Model, options: argparse.Namespace, probe: Probe, logs: Path) -> ResultOfModel:

@@ -1,5 +1,6 @@
 """Measures one model: our engine, and each peer in turn beside it, round by round."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,12 +85,19 @@ class Bench:
             for job in self.jobs:
                 for subject, record in pairs:
                     record.measure(job, subject, number, vocab_size)
+                    value = record.rounds[job.name][-1]
+                    self._say(f"round {number + 1} {job.name:13} {record.name:16} {value:8.1f}")
 
     @contextmanager
     def _started(self, launch: Launch) -> Iterator[Subject]:
         log = self.logs / f"{self.model.name}-{launch.name.replace(':', '-')}.log"
         with Subject(launch, log) as subject:
+            self._say(f"{launch.name} has started in {subject.startup_s:.1f} s")
             yield subject
+
+    def _say(self, what: str) -> None:
+        """Progress: a run with peers takes an hour."""
+        print(f"{self.model.name}: {what}", file=sys.stderr, flush=True)
 
 
 def pairings_of(ours: Record, peers: Sequence[Record], num_rounds: int) -> list[Pairing]:

@@ -54,13 +54,13 @@ class Model:
     def cost(self, dtype: str, weight_bytes: int | None = None) -> ModelCost:
         """What a token costs.
 
-        ``weight_bytes`` are what an engine's weights take together, if not ``dtype`` for each;
-        an embedding that is no head as well is not read as a whole.
+        ``weight_bytes`` are what our engine's weights take together, if not ``dtype`` for each;
+        its embedding, which the head never shares, is not read as a whole.
         """
         table_bytes = self.num_head_weights * BYTES[dtype]
         read_bytes = self.num_layer_weights * BYTES[dtype] + table_bytes
         if weight_bytes is not None:
-            read_bytes = weight_bytes - (0 if self.config.tie_word_embeddings else table_bytes)
+            read_bytes = weight_bytes - table_bytes
         config = self.config
         return ModelCost(
             read_bytes,

@@ -20,11 +20,24 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Plan:
-    """What all subjects of a model have in common; ``task`` names what we load."""
+    """What all subjects of a model have in common; ``task`` names what we load.
+
+    ``peer_chunk`` are the most tokens of a peer's iteration; 0: as many as it chooses.
+    """
 
     model: Model
     task: Task
     peers_dir: Path
+    peer_chunk: int = 0
+
+    def peer_task(self, checkpoint: Path, program: str = "") -> Task:
+        """What a peer is told."""
+        return replace(
+            self.task,
+            checkpoint=str(checkpoint),
+            max_num_batched_tokens=self.peer_chunk,
+            program=program,
+        )
 
     @property
     def threads(self) -> dict[str, str]:
@@ -60,7 +73,7 @@ def _openvino(plan: Plan, variant: str) -> Launch:
     formats = {"none": "fp32" if plan.task.dtype == "float32" else "fp16"}
     variant = variant or formats.get(plan.task.quantization, plan.task.quantization)
     folder = export_openvino(plan.model, variant, plan.peers_dir)
-    task = replace(plan.task, checkpoint=str(folder))
+    task = plan.peer_task(folder)
     python = str(plan.peers_dir / "venvs/openvino/bin/python")
     return Launch(f"openvino:{variant}", python, "openvino_driver.py", task, plan.threads)
 
@@ -70,7 +83,7 @@ def _llamacpp(plan: Plan, variant: str) -> Launch:
     variant = variant or {"none": whole, "int8": "q8_0", "int4": "q4_0"}[plan.task.quantization]
     path = export_gguf(plan.model, variant, plan.peers_dir)
     program = plan.peers_dir / "build-llama/bin/llama-server"
-    task = replace(plan.task, checkpoint=str(path), program=str(program))
+    task = plan.peer_task(path, str(program))
     name = f"llamacpp:{variant}"
     return Launch(name, sys.executable, "llamacpp_driver.py", task, plan.threads)
 
@@ -89,14 +102,14 @@ def _vllm(plan: Plan, variant: str) -> Launch:
         "VLLM_NO_USAGE_STATS": "1",
         "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
     }
-    task = replace(plan.task, checkpoint=str(export_folder(plan.model)))
+    task = plan.peer_task(export_folder(plan.model))
     return Launch("vllm", str(venv / "bin/python"), "vllm_driver.py", task, environment)
 
 
 def _transformers(plan: Plan, variant: str) -> Launch:
     _refuse_quantized("transformers", variant or plan.task.quantization)
     python = plan.peers_dir / "venvs/base/bin/python"
-    task = replace(plan.task, checkpoint=str(export_folder(plan.model)))
+    task = plan.peer_task(export_folder(plan.model))
     executable = str(python) if python.is_file() else sys.executable
     return Launch("transformers", executable, "transformers_driver.py", task, plan.threads)
 

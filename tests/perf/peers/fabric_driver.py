@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from itertools import count
-from typing import Any
+from typing import Any, Literal, cast
 
 from protocol import Task, Times, serve
 
 from fabric.core.request import GenerationRequest
 from fabric.core.sampling import SamplingParams
+from fabric.core.weights import Quantization
 from fabric.engine.build import build_engine, open_local
 from fabric.engine.offline import generate
 from fabric.engine.settings import EngineSettings, ModelSettings, WorkerSettings
@@ -65,18 +65,12 @@ class FabricEngine:
 
 
 def _settings(task: Task) -> EngineSettings:
-    quantization: dict[str, Any] = {}
-    if "quantization" in {field.name for field in fields(ModelSettings)}:
-        quantization = {"quantization": task.quantization}
-    elif task.quantization != "none":
-        raise SystemExit(f"this engine has no {task.quantization} weights")
-    dtype: Any = task.dtype
     model = ModelSettings(
         model="model",
         source=task.checkpoint,
-        dtype=dtype,
+        dtype=cast(Literal["bfloat16", "float32"], task.dtype),
         max_model_len=task.max_model_len,
-        **quantization,
+        quantization=cast(Quantization, task.quantization),
     )
     worker = WorkerSettings(
         models=(model,),

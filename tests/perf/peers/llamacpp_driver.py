@@ -31,6 +31,8 @@ class LlamaServer:
         command = [task.program, "-m", task.checkpoint, "--host", "127.0.0.1", "--port", str(port)]
         command += ["-t", str(task.num_threads), "-tb", str(task.num_threads), "--no-webui"]
         command += ["-np", str(task.max_num_seqs), "-c", str(num_tokens), "--no-kv-unified"]
+        # A mapped file's pages could be dropped while it is not its turn.
+        command += ["--load-mode", "none"]
         self._url = f"http://127.0.0.1:{port}"
         self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=2)
         atexit.register(self._server.terminate)

@@ -19,7 +19,8 @@ class OpenVinoEngine:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = -(-task.kv_cache_bytes // GIB)
         scheduler.max_num_seqs = task.max_num_seqs
-        scheduler.max_num_batched_tokens = task.max_num_batched_tokens
+        if task.max_num_batched_tokens:
+            scheduler.max_num_batched_tokens = task.max_num_batched_tokens
         scheduler.enable_prefix_caching = False
         scheduler.dynamic_split_fuse = True
         properties: dict[str, object] = {"INFERENCE_NUM_THREADS": task.num_threads}
@@ -32,6 +33,7 @@ class OpenVinoEngine:
         self.facts: dict[str, object] = {
             "version": openvino_genai.__version__,
             "kv_pool_bytes": scheduler.cache_size * GIB,
+            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
         }
 
     def stream(self, prompt: Sequence[int], num_tokens: int) -> Times:

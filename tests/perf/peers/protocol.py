@@ -20,7 +20,8 @@ class Task:
     """What to load, and how much there will be to do at most.
 
     ``checkpoint`` is a file or folder in the engine's own format; ``kv_cache_bytes`` is what the
-    largest batch needs, to be rounded up to what the engine can be told.
+    largest batch needs, to be rounded up to what the engine can be told, and
+    ``max_num_batched_tokens`` those of one iteration; 0: as many as the engine chooses.
     """
 
     checkpoint: str

@@ -18,11 +18,16 @@ class VllmEngine:
             dtype=task.dtype,
             max_model_len=task.max_model_len,
             max_num_seqs=task.max_num_seqs,
+            max_num_batched_tokens=task.max_num_batched_tokens or None,
             enable_prefix_caching=False,
             disable_log_stats=True,
         )
         self._numbers = count()
-        self.facts: dict[str, object] = {"version": vllm.__version__}
+        config = self._llm.llm_engine.vllm_config.scheduler_config
+        self.facts: dict[str, object] = {
+            "version": vllm.__version__,
+            "max_num_batched_tokens": config.max_num_batched_tokens,
+        }
 
     def stream(self, prompt: Sequence[int], num_tokens: int) -> Times:
         engine, first_s, start_s = self._llm.llm_engine, 0.0, time.perf_counter()
