@@ -124,7 +124,8 @@ def _footprint(measured: Measured, kind: str) -> list[Bar]:
     found = []
     if measured.startups_s:
         found.append(Bar(f"{prefix}startup_s", median(measured.startups_s), 5.0, at_most=True))
-    if measured.peak_bytes and measured.weight_bytes:
+    # Only the batch fills the KV pool, which the bar allows.
+    if measured.peak_bytes and measured.ours.get("batch"):
         beside_kv = measured.peak_bytes - measured.kv_pool_bytes
         times = beside_kv / measured.weight_bytes
         found.append(Bar(f"{prefix}peak_memory_over_weights", times, 1.5, at_most=True))

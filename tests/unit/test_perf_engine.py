@@ -120,13 +120,13 @@ def test_the_small_model_is_held_against_openvino_alone(bars):
 
 
 def test_the_kv_pool_is_allowed_beside_the_weights(bars):
-    one = measured(
-        bars, peak_bytes=400, weight_bytes=200, kv_pool_bytes=100, startups_s=[4.0, 5.0, 6.0]
-    )
-    assert printed(bars, one) == [
+    sizes = {"peak_bytes": 400, "weight_bytes": 200, "kv_pool_bytes": 100}
+    filled = measured(bars, ours={"batch": [1.0]}, startups_s=[4.0, 5.0, 6.0], **sizes)
+    assert printed(bars, filled) == [
         "BAR startup_s 5 5 ok",
         "BAR peak_memory_over_weights 1.5 1.5 ok",
     ]
+    assert printed(bars, measured(bars, **sizes)) == []
 
 
 def test_jobs_are_chosen_by_name_or_by_kind(jobs):
