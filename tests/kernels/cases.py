@@ -22,7 +22,8 @@ def assert_near(actual: Tensor, expected: Tensor) -> None:
 
 
 def random_tensor(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return drawn.to(torch.get_default_device(), dtype)
 
 
 def strided_rows(x: Tensor, before: int = 8, after: int = 24) -> Tensor:
@@ -79,7 +80,8 @@ def attend(
     dtype = sequences[0].query.dtype
     lengths = [s.query.shape[0] for s in sequences]
     num_blocks = [-(-length // block_size) for length in lengths]
-    ids = torch.randperm(sum(num_blocks) + 3, generator=torch.Generator().manual_seed(7))
+    draw = torch.Generator().manual_seed(7)
+    ids = torch.randperm(sum(num_blocks) + 3, generator=draw, device="cpu")
     cache = make_cache(sum(num_blocks) + 3, block_size, heads, dtype)
     tables = torch.zeros((len(sequences), max(num_blocks)), dtype=torch.int32)
     new_counts = [length - s.num_computed for s, length in zip(sequences, lengths, strict=True)]

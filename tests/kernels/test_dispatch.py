@@ -24,10 +24,31 @@ def test_reference_with_a_warning_where_the_extension_is_not_built(
     assert "not built" in caplog.text
 
 
-@pytest.mark.parametrize(("device", "name"), [("cuda", None), ("cpu", "triton")])
-def test_backend_that_does_not_exist_is_refused(device: str, name: str | None) -> None:
+@pytest.mark.parametrize(("device", "name"), [("xpu", None), ("cpu", "triton"), ("cuda", "cpp")])
+def test_backend_that_does_not_exist_is_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, name: str | None
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendUnavailable, match=f"'{device}'"):
         select_backend(device, name)
+
+
+def test_triton_on_the_host_is_chosen_by_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert "triton" in available_backends("cpu")
+    monkeypatch.setattr(dispatch, "available_backends", lambda device: ("triton", "reference"))
+    assert isinstance(select_backend("cpu"), ReferenceBackend)
+
+
+def test_reference_with_a_warning_on_a_gpu_without_triton(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
+    assert available_backends("cuda") == ("reference",)
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(select_backend("cuda"), ReferenceBackend)
+    assert "triton is not installed" in caplog.text
 
 
 def test_extension_is_chosen_where_it_is_built() -> None:

@@ -1,0 +1,1 @@
+"""The operations on NVIDIA GPUs, written in Triton; on CPU tensors under Triton's interpreter."""

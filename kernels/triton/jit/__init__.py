@@ -1,0 +1,1 @@
+"""What runs on the device: Triton functions. Pointers, strides and sizes were checked before."""
