@@ -7,6 +7,7 @@ other way round. Two stagings take turns, so that one is gathered while the othe
 No GPU has run this yet: its order of events is tested with a model of streams.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 from fabric.engine.block_addresses import BlockAddresses
-from fabric.engine.block_tier import CopyFailed
 from fabric.engine.device_blocks import Pairs, block_rows, bytes_of, digests
 from fabric.engine.pinned import Cuda
 from fabric.engine.staging import Staging
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 50e-6
 # Copies of so much each reach the link's bandwidth without being put together.
@@ -70,19 +72,18 @@ class CudaBlocks:
         return event
 
     def pin(self, memory: Tensor) -> None:
-        """See DeviceBlocks.
-
-        Raises:
-            CopyFailed: The system doesn't allow it.
-        """
+        """See DeviceBlocks; where the system doesn't allow it, copies are right but slow."""
         storage = memory.untyped_storage()
         with self._pinning:
             if storage.data_ptr() in self._pinned:
                 return
-            error = self._cuda.cudart().cudaHostRegister(storage.data_ptr(), storage.nbytes(), 0)
-            if int(error):
-                raise CopyFailed(f"host memory can't be pinned: CUDA error {int(error)}")
             self._pinned.add(storage.data_ptr())
+            error = self._cuda.cudart().cudaHostRegister(storage.data_ptr(), storage.nbytes(), 0)
+        if int(error):
+            logger.warning(
+                "%d bytes of host memory can't be pinned, CUDA error %d: copies to them are slow",
+                *(storage.nbytes(), int(error)),
+            )
 
     def copy_out(self, pairs: Pairs, slots: Tensor, fence: object) -> None:
         """Copy the pairs, and wait for the last."""

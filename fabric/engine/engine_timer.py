@@ -90,14 +90,25 @@ class EngineTimer:
         ]
         tokens: dict[str, list[int]] = {name: [] for name in names}
         first_s, start_s = 0.0, time.perf_counter()
-        for request in requests:
-            self._engine.add(request)
-        while self._engine.has_work:
-            for output in self._engine.step():
-                if output.error is not None:
-                    raise output.error
-                for delta in output.deltas:
-                    tokens[output.request_id].extend(delta.token_ids)
-                first_s = first_s or time.perf_counter() - start_s
+        try:
+            for request in requests:
+                self._engine.add(request)
+            while self._engine.has_work:
+                for output in self._engine.step():
+                    if output.error is not None:
+                        raise output.error
+                    for delta in output.deltas:
+                        tokens[output.request_id].extend(delta.token_ids)
+                    first_s = first_s or time.perf_counter() - start_s
+        except BaseException:
+            # Who goes on after that, as when a run takes too long, finds the engine idle.
+            self._drop(names)
+            raise
         total_s = time.perf_counter() - start_s
         return Run(workload, first_s, total_s, tuple(tuple(tokens[name]) for name in names))
+
+    def _drop(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._engine.cancel(name)
+        while self._engine.has_work:
+            self._engine.step()

@@ -51,8 +51,8 @@ BARS = (
 )
 
 
-class OutOfTime(Exception):
-    """A section has had its time."""
+class OutOfTime(BaseException):
+    """A section has had its time; nobody on the way takes it for a failure of one of its parts."""
 
 
 @dataclass

@@ -11,13 +11,14 @@ from kernels.ops import Backend, DecoderShape, DecoderWeights, RaggedBatch, Weig
 from kernels.reference import ReferenceBackend
 
 # ||out - reference|| / ||reference||: one rounding of the output, and sums in another order.
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+# What most models use comes first, should the time not suffice for all.
+TOLERANCES = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 REFERENCE = ReferenceBackend()
 # (Context, new tokens) of each sequence.
 MIXED = ((33, 1), (5, 5), (600, 1), (70, 17), (32, 1), (64, 64))
 DECODES = ((1, 1), (17, 1), (1500, 1), (256, 1))
 # (Query heads, KV heads, head_dim, block_size)
-HEADS = ((6, 2, 64, 16), (4, 4, 80, 8), (8, 1, 128, 32), (12, 4, 96, 16), (4, 1, 256, 16))
+HEADS = ((8, 2, 128, 16), (6, 2, 64, 16), (4, 4, 80, 8), (8, 1, 96, 32), (4, 1, 256, 16))
 
 Case = tuple[str, Tensor, Tensor]
 
