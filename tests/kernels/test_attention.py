@@ -33,6 +33,17 @@ def test_attention_equals_the_reference_for_any_heads(
     check(backend, dtype, "chunk", Heads(2 * group, 2, head_dim), block_size=16)
 
 
+@pytest.mark.parametrize("context", [255, 256, 1025, 8192])
+def test_attention_equals_the_reference_over_a_long_context(
+    backend: Backend, dtype: torch.dtype, context: int
+) -> None:
+    heads = Heads(4, 2, 64)
+    sequences = [Sequence.random(0, context, heads, dtype, num_new=3)]
+    [actual] = attend(backend, sequences, heads, 16)
+    [expected] = attend(REFERENCE, sequences, heads, 16)
+    assert_near(actual, expected)
+
+
 def check(backend: Backend, dtype: torch.dtype, name: str, heads: Heads, block_size: int) -> None:
     sequences = [
         Sequence.random(i, length, heads, dtype, num_new)

@@ -79,10 +79,24 @@ def test_attention_row_does_not_depend_on_other_sequences(
     assert torch.equal(rows[3], alone[:33])
 
 
+@pytest.mark.parametrize("num_finite", [97, 98, 99, 100])
 def test_attention_row_does_not_see_later_infinities(
-    backend: Backend, sequence: Sequence, alone: Tensor
+    backend: Backend, sequence: Sequence, alone: Tensor, num_finite: int
 ) -> None:
-    sequence.value[100:] = float("inf")
-    sequence.key[100:] = float("nan")
+    sequence.value[num_finite:] = float("inf")
+    sequence.key[num_finite:] = float("nan")
     [rows] = attend(backend, [sequence], HEADS, 16)
-    assert torch.equal(rows[:100], alone[:100])
+    assert torch.equal(rows[:num_finite], alone[:num_finite])
+
+
+def test_a_long_context_split_over_threads_changes_no_row(backend: Backend) -> None:
+    """Alone, a decode's segments are tasks of their own; among many sequences they are not."""
+    heads, lengths = Heads(4, 1, 32), (700, 256, 257, 1100)
+    sequences = [
+        Sequence.random(i, length, heads, torch.bfloat16, num_new=1)
+        for i, length in enumerate(lengths)
+    ]
+    short = [Sequence.random(9 + i, 3, heads, torch.bfloat16, num_new=1) for i in range(20)]
+    alone = [attend(backend, [sequence], heads, 16)[0] for sequence in sequences]
+    together = attend(backend, [*sequences, *short], heads, 16)
+    assert all(map(torch.equal, alone, together))

@@ -256,31 +256,34 @@ class Attention {
     }
   }
 
-  // Folds a tile's visible keys into the softmax and weighted sums of some rows. What the last of
-  // them sees and others don't has a weight of zero there.
+  // Folds a tile's visible keys into the softmax and weighted sums of some rows: of all at once if
+  // they see the same keys. A weight of zero would not do: what a row doesn't see may be infinite.
   void add_tile(int64_t row, int64_t num_rows, int64_t first) {
-    const int64_t num_visible = min(kKeys, s_.position[row + num_rows - 1] + 1 - first);
-    float decay[kRowGroup];
-    for (int64_t r = 0; r < num_rows; ++r) {
-      decay[r] = weigh_keys(row + r, min(kKeys, s_.position[row + r] + 1 - first), num_visible);
+    const int64_t least = min(kKeys, s_.position[row] + 1 - first);
+    const int64_t most = min(kKeys, s_.position[row + num_rows - 1] + 1 - first);
+    if (least != most) {
+      for (int64_t r = row; r < row + num_rows; ++r) add_tile(r, 1, first);
+      return;
     }
+    float decay[kRowGroup];
+    for (int64_t r = 0; r < num_rows; ++r) decay[r] = weigh_keys(row + r, most);
     switch (num_rows) {
-      case 1: return add_values<1>(row, num_visible, decay);
-      case 2: return add_values<2>(row, num_visible, decay);
-      case 3: return add_values<3>(row, num_visible, decay);
-      default: return add_values<kRowGroup>(row, num_visible, decay);
+      case 1: return add_values<1>(row, most, decay);
+      case 2: return add_values<2>(row, most, decay);
+      case 3: return add_values<3>(row, most, decay);
+      default: return add_values<kRowGroup>(row, most, decay);
     }
   }
 
-  // Turns the scores of a row's visible keys into weights, and those up to num_keys into zeros.
-  // Returns what the row's sums until now are multiplied by.
-  float weigh_keys(int64_t row, int64_t num_visible, int64_t num_keys) {
+  // Turns the scores of a row's visible keys into weights. Returns what the row's sums until now
+  // are multiplied by.
+  float weigh_keys(int64_t row, int64_t num_visible) {
     const float* scores = s_.scores + row * kKeys;
     float* to = s_.sums + row * kPartialStride;
     const VecF none = broadcast(-__builtin_inff());
     VecF visible[kKeys / kLanes];
     VecF tile_most = none;
-    for (int64_t j = 0; j < num_keys; j += kLanes) {
+    for (int64_t j = 0; j < num_visible; j += kLanes) {
       VecI is_visible = lane_numbers() + static_cast<int32_t>(j) < static_cast<int32_t>(num_visible);
       VecF score = is_visible ? load(scores + j) : none;
       visible[j / kLanes] = score;
@@ -288,7 +291,7 @@ class Attention {
     }
     float greatest = max_lanes(max(tile_most, broadcast(most(to))));
     VecF tile_total = {};
-    for (int64_t j = 0; j < num_keys; j += kLanes) {
+    for (int64_t j = 0; j < num_visible; j += kLanes) {
       VecF weight = exp(visible[j / kLanes] - greatest);
       store(s_.weights + row * kKeys + j, weight);
       tile_total += weight;
@@ -319,10 +322,21 @@ class Attention {
         sum[r][v] = load(to + r * kPartialStride + v * kLanes) * decay[r];
       }
     }
-    for (int64_t j = 0; j < num_keys; j += kStep<T>) {
+    int64_t j = 0;
+    for (; j + kStep<T> <= num_keys; j += kStep<T>) {
       const uint32_t* value = s_.values + j / kStep<T> * stride_ + column;
       for (int v = 0; v < kVectors; ++v) {
         auto steps = load_steps(reinterpret_cast<const T*>(value + v * kLanes));
+        for (int r = 0; r < kRows; ++r) {
+          sum[r][v] = multiply_add(steps, broadcast_step(weights + r * kKeys + j), sum[r][v]);
+        }
+      }
+    }
+    if (j < num_keys) {  // one key of a pair
+      const uint32_t* value = s_.values + j / kStep<T> * stride_ + column;
+      for (int v = 0; v < kVectors; ++v) {
+        VecU first = load_as<VecU>(value + v * kLanes) & 0xffffu;
+        auto steps = load_steps(reinterpret_cast<const T*>(&first));
         for (int r = 0; r < kRows; ++r) {
           sum[r][v] = multiply_add(steps, broadcast_step(weights + r * kKeys + j), sum[r][v]);
         }
