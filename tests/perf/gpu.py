@@ -62,7 +62,7 @@ def sections(engines: Engines) -> dict[str, tuple[Callable[[Bench, Found], None]
         "batch": (engines.measure_batch, 60.0),
         "profile": (engines.profile, 30.0),
         "overlap": (overlap, 40.0),
-        "transformers": (peers, 120.0),
+        "transformers": (peers, 150.0),
         "quantized": (engines.measure_quantized, 60.0),
     }
 
