@@ -1,7 +1,10 @@
 """The build steps that pyproject.toml cannot express: gRPC stubs and C++ extensions."""
 
+import os
 import platform
 import runpy
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -33,8 +36,12 @@ FLAGS += ["-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 
 # Of each extension with kernels: sources compiled once, and once for each instruction set.
 KERNEL_SOURCES = {
-    "kernels.cpu._kernels": (COMMON_SOURCES, ISA_SOURCES),
-    "kernels.cpu._scores": (SCORES_COMMON_SOURCES, SCORES_ISA_SOURCES),
+    "kernels.cpu._kernels": (COMMON_SOURCES, ISA_SOURCES, list(ISA_FLAGS)),
+    "kernels.cpu._scores": (
+        SCORES_COMMON_SOURCES,
+        SCORES_ISA_SOURCES,
+        [isa for isa in ISA_FLAGS if "amx" not in isa],  # there is nothing to multiply
+    ),
 }
 
 
@@ -56,10 +63,11 @@ class BuildNative(build_ext):
         return self._build_kernels(ext, [pybind11.get_include(), *self.compiler.include_dirs])
 
     def _build_kernels(self, ext, include_dirs):
-        common_sources, isa_sources = KERNEL_SOURCES[ext.name]
-        objects = self._compile(common_sources, [], include_dirs, "common")
-        for isa, flags in ISA_FLAGS.items():
-            objects += self._compile(isa_sources, [f"-DKERNEL_ISA={isa}", *flags], [], isa)
+        common_sources, isa_sources, isas = KERNEL_SOURCES[ext.name]
+        builds = [(common_sources, [], include_dirs, "common")]
+        builds += [(isa_sources, [f"-DKERNEL_ISA={isa}", *ISA_FLAGS[isa]], [], isa) for isa in isas]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(chain(*pool.map(lambda build: self._compile(*build), builds)))
         target = self.get_ext_fullpath(ext.name)
         self.compiler.link_shared_object(
             objects, target, extra_postargs=["-pthread"], target_lang="c++"

@@ -32,7 +32,7 @@ constexpr int64_t kMinScores = 1 << 16;
 
 const RowPasses& find_passes(const std::string& isa) {
 #if defined(__x86_64__)
-  if (isa == "avx512") return avx512::row_passes;
+  if (isa == "avx512" || isa == "amx") return avx512::row_passes;  // tiles are for products
   if (isa == "avx2") return avx2::row_passes;
 #endif
   if (isa == "portable") return portable::row_passes;
