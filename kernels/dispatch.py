@@ -16,18 +16,14 @@ class BackendUnavailable(RuntimeError):
 
 
 def available_backends(device: str) -> tuple[str, ...]:
-    """Names of the backends that can run on a device type such as ``cpu``, best first.
-
-    ``triton`` runs on the host where TRITON_INTERPRET=1, for tests.
-    """
+    """Names of the backends that can run on a device type such as ``cpu``, best first."""
     if device == "cuda":
         return ("triton", "reference") if _has_triton() else ("reference",)
     if device != "cpu":
         return ()
-    is_built = importlib.util.find_spec("kernels.cpu._kernels") is not None
-    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1" and _has_triton()
-    names = {"cpp": is_built, "triton": is_interpreted, "reference": True}
-    return tuple(name for name, is_available in names.items() if is_available)
+    if importlib.util.find_spec("kernels.cpu._kernels") is None:
+        return ("reference",)
+    return ("cpp", "reference")
 
 
 def select_backend(device: str, name: str | None = None, num_threads: int | None = None) -> Backend:
@@ -35,7 +31,8 @@ def select_backend(device: str, name: str | None = None, num_threads: int | None
 
     Args:
         device: Device type: ``cpu`` or ``cuda``, which means the current one.
-        name: One of :func:`available_backends`.
+        name: One of :func:`available_backends`; on the host also ``triton``, for tests, where
+            TRITON_INTERPRET=1.
         num_threads: Threads of the ``cpp`` backend; by default, the processors that this process
             may use. ``reference`` has torch's threads.
 
@@ -43,8 +40,8 @@ def select_backend(device: str, name: str | None = None, num_threads: int | None
         BackendUnavailable: Names the backends that the device has.
     """
     available = available_backends(device)
-    chosen = name or _default(device, available)
-    if chosen not in available:
+    chosen = name or next(iter(available), None)
+    if chosen not in available and not _is_interpreted(device, chosen):
         has = ", ".join(available) or "no backend yet"
         raise BackendUnavailable(f"kernel backend {chosen!r} for device {device!r}: it has {has}")
     if chosen == "cpp":
@@ -59,10 +56,9 @@ def select_backend(device: str, name: str | None = None, num_threads: int | None
     return ReferenceBackend()
 
 
-def _default(device: str, available: tuple[str, ...]) -> str | None:
-    # An interpreter is nobody's best.
-    fitting = [name for name in available if (device, name) != ("cpu", "triton")]
-    return next(iter(fitting), None)
+def _is_interpreted(device: str, name: str | None) -> bool:
+    is_asked_for = (device, name) == ("cpu", "triton")
+    return is_asked_for and os.environ.get("TRITON_INTERPRET") == "1" and _has_triton()
 
 
 def _has_triton() -> bool:
