@@ -112,9 +112,12 @@ def _tables(profile: Profile) -> list[str]:
 def _title(profile: Profile) -> str:
     subject = profile.subject
     assert subject is not None
+    stored = subject.dtype
+    if subject.quantization != "none":
+        stored += f", {subject.quantization} weights"
     devices = f"{subject.pipeline}x{subject.tensor} {subject.device}"
     return (
-        f"{subject.model} ({subject.dtype}) on {devices}, {subject.num_threads} threads each, "
+        f"{subject.model} ({stored}) on {devices}, {subject.num_threads} threads each, "
         f"{subject.processor}"
     )
 

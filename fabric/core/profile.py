@@ -34,6 +34,7 @@ class ProfileSubject:
     max_num_batched_tokens: int
     max_model_len: int
     version: str
+    quantization: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

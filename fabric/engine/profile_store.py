@@ -115,6 +115,7 @@ def subject_of(settings: EngineSettings, executor: ReadyExecutor, model: int) ->
         max_num_batched_tokens=settings.scheduler.max_num_batched_tokens,
         max_model_len=card.max_model_len,
         version=_version(),
+        quantization=worker.models[model].quantization,
     )
 
 

@@ -11,6 +11,8 @@ Raw = Mapping[str, object]
 
 LLAMA_LIKES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "smollm3")
 DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
+# Of a layer's weights, without their scales.
+QUANTIZED_BITS = {"int8": 8, "int4": 4}
 
 
 def shape_from_file(path: Path, name: str) -> ModelShape:

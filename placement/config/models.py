@@ -47,9 +47,10 @@ class ModelSection(Section):
     """A model to place: its sizes, how much is asked of it, and how fast it should answer.
 
     Its sizes are the catalog's (``shape``) or those of a checkpoint (``config``, its config.json).
-    ``source`` is where ``fabric serve`` finds the weights. ``weight_bits`` and ``kv_bits`` are of
-    each stored number, where they differ from the shape's. ``share`` is relative to other models'.
-    Objectives are in seconds, or ``slo_scale`` times what an unloaded device takes.
+    ``source`` is where ``fabric serve`` finds the weights. ``quantization`` is how it is served.
+    ``weight_bits`` and ``kv_bits`` are of each stored number, where they differ from what follows
+    from these. ``share`` is relative to other models'. Objectives are in seconds, or ``slo_scale``
+    times what an unloaded device takes.
     """
 
     id: Name
@@ -57,6 +58,7 @@ class ModelSection(Section):
     config: InputPath | None = None
     source: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["none", "int8", "int4"] = "none"
     weight_bits: Literal[4, 8, 16, 32] | None = None
     kv_bits: Literal[4, 8, 16, 32] | None = None
     max_model_len: Count | None = None

@@ -6,7 +6,7 @@ from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.core.profile import CopySpeed, Profile
 from fabric.kv.transfer import Direction, Tier
-from placement.catalog.hf import DTYPE_BITS
+from placement.catalog.hf import DTYPE_BITS, QUANTIZED_BITS
 from placement.cost.calibration import Calibration
 from placement.cost.calibrations import calibration
 from placement.cost.fitting import FITTED, fit
@@ -45,7 +45,8 @@ def read_fabric_profile(
         raise ConfigError(f"{origin}: subject is missing; it says how the model was cut")
     parallel = ParallelConfig(subject.pipeline, subject.tensor)
     if bits := DTYPE_BITS.get(subject.dtype):
-        shape = replace(shape, weight_bits=bits, kv_bits=bits)
+        weight_bits = QUANTIZED_BITS.get(subject.quantization, bits)
+        shape = replace(shape, weight_bits=weight_bits, kv_bits=bits)
     reckoned = roofline_cost(Roofline(shape, device, parallel, calibration(device.name)))
     copies = _with_missing(profile.copies, reckoned.profile.copies)
     # A measured iteration has all that comes besides it.

@@ -144,10 +144,17 @@ def _read(file: _File, text: str) -> Sequence[TableEntry]:
 
 def _check_dtype(file: _File, entry: TableEntry) -> None:
     subject, wanted = entry.cost.profile.subject, file.model.dtype
-    if subject is not None and wanted not in ("auto", subject.dtype):
+    if subject is None:
+        return
+    if wanted not in ("auto", subject.dtype):
         raise ConfigError(
             f"{file.section.path}: was measured in {subject.dtype}; models: {file.model.id}: dtype "
             f"is {wanted}"
+        )
+    if subject.quantization != file.model.quantization:
+        raise ConfigError(
+            f"{file.section.path}: was measured with quantization {subject.quantization}; models: "
+            f"{file.model.id}: quantization is {file.model.quantization}"
         )
 
 

@@ -45,6 +45,8 @@ def _model(section: ModelSection, objectives: Objectives, max_model_len: int) ->
     tree: dict[str, object] = {"id": section.id, "source": section.source or f"./{section.id}"}
     if section.dtype != "auto":
         tree["dtype"] = section.dtype
+    if section.quantization != "none":
+        tree["quantization"] = section.quantization
     limits = {
         name: round(value, 4)
         for name in ("ttft_s", "tpot_s", "e2e_s")

@@ -7,7 +7,7 @@ from fabric.core.errors import ConfigError
 from fabric.core.plan import ParallelConfig
 from fabric.core.request import Objectives
 from placement.catalog import device, shape, shape_from_file
-from placement.catalog.hf import DTYPE_BITS
+from placement.catalog.hf import DTYPE_BITS, QUANTIZED_BITS
 from placement.config.models import ModelSection
 from placement.config.schema import PlanInput
 from placement.cost.composite import Costs
@@ -128,7 +128,10 @@ def shape_of(section: ModelSection) -> ModelShape | None:
     served_bits = DTYPE_BITS.get(section.dtype)
     return replace(
         found,
-        weight_bits=section.weight_bits or served_bits or found.weight_bits,
+        weight_bits=section.weight_bits
+        or QUANTIZED_BITS.get(section.quantization)
+        or served_bits
+        or found.weight_bits,
         kv_bits=section.kv_bits or served_bits or found.kv_bits,
     )
 

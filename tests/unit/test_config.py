@@ -28,6 +28,17 @@ def test_a_small_file_is_enough() -> None:
     assert config.router.host == "127.0.0.1"
 
 
+def test_a_models_weights_may_be_integers() -> None:
+    models = [{"id": "a", "source": "/models/a", "quantization": "int4"}]
+    config = parse_config({**GOOD, "models": models}, "file")
+    [model] = config.engine_settings(config.groups[0]).worker.models
+    assert model.quantization == "int4"
+    models[0]["quantization"] = "int3"
+    assert "models.0.quantization: Input should be 'none', 'int8' or" in problem(
+        {**GOOD, "models": models}
+    )
+
+
 def test_an_unknown_key_is_refused_with_its_path() -> None:
     tree = {**GOOD, "groups": [{"name": "g0", "models": ["a"], "kv_cach": 1}]}
     assert "groups.0.kv_cach: Extra inputs are not permitted" in problem(tree)

@@ -102,6 +102,22 @@ def test_profile_in_another_dtype_than_the_served_one_is_refused(tmp_path: Path)
         profiled(tmp_path, dtype="float32")
 
 
+def test_profile_of_other_weights_than_the_served_ones_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"a\.json: was measured with quantization none; .* int8"):
+        profiled(tmp_path, quantization="int8")
+
+
+def test_profile_of_integer_weights_says_what_they_take(tmp_path: Path):
+    profile = replace(PROFILE, subject=replace(SUBJECT, quantization="int8"))
+    config = GroupConfig("core", ParallelConfig())
+    costs = [
+        profiled(tmp_path).costs.cost("a", config),
+        profiled(tmp_path, profile, quantization="int8").costs.cost("a", config),
+    ]
+    [wide, narrow] = [cost.weight_bytes[0] for cost in costs if cost is not None]
+    assert narrow < 0.7 * wide
+
+
 def test_profile_that_does_not_say_what_was_measured_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"a\.json: subject is missing"):
         profiled(tmp_path, replace(PROFILE, subject=None))
@@ -172,6 +188,20 @@ def test_model_takes_the_bits_that_it_is_served_in():
     assert wide.weight_bytes[0] > 1.7 * narrow.weight_bytes[0]
 
 
+@pytest.mark.parametrize(("quantization", "share"), [("int8", 0.5), ("int4", 0.25)])
+def test_integer_weights_take_their_bits_in_layers_and_keys_and_values_do_not(
+    quantization: str, share: float
+):
+    config = GroupConfig("core", ParallelConfig())
+    costs = [
+        looked_up(inputs_of(MODEL | {"quantization": each})).costs.cost("a", config)
+        for each in ("none", quantization)
+    ]
+    [dense, narrow] = [cost for cost in costs if cost is not None]
+    assert share * dense.weight_bytes[0] < narrow.weight_bytes[0] < 0.75 * dense.weight_bytes[0]
+    assert narrow.kv_token_bytes == dense.kv_token_bytes
+
+
 def test_config_json_gives_a_models_sizes(tmp_path: Path):
     config = {
         "model_type": "llama",
@@ -208,7 +238,7 @@ def plan_of(inputs: PlanInput, groups: Sequence[Group]) -> str:
 def test_plan_is_one_that_a_fabric_serves():
     inputs = inputs_of(
         MODEL | {"dtype": "bfloat16"},
-        MODEL | {"id": "b"},
+        MODEL | {"id": "b", "quantization": "int8"},
         MODEL | {"id": "c"},
         serving={"num_threads": 2, "max_num_seqs": 8, "policy": "srw"},
     )
@@ -220,6 +250,7 @@ def test_plan_is_one_that_a_fabric_serves():
     # A model that is in no group is not served.
     assert [model.id for model in config.models] == ["a", "b"]
     assert [model.dtype for model in config.models] == ["bfloat16", "auto"]
+    assert [model.quantization for model in config.models] == ["none", "int8"]
     assert config.models[0].source == "hf:org/a"
     assert config.models[0].objectives.ttft_s == 1.2346
     first, second = config.groups

@@ -55,22 +55,29 @@ inline void prefetch(const uint8_t* p) {
 }
 
 inline int32_t add_lanes(VecI v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#else
   int32_t sum = 0;
   for (int i = 0; i < kLanes; ++i) sum += v[i];
   return sum;
+#endif
 }
 
 // What one step of a row's integers is worth: NaN if not all of the row is finite.
 template <class T>
 float row_scale(const T* x, int64_t size) {
-  VecF most = {}, strange = {};
+  // Magnitudes are in the order of their bits, with infinity and NaN last.
+  VecI most = {};
   for (int64_t i = 0; i < size; i += kLanes) {
-    VecF v = load(x + i, size - i);
-    strange += v - v;
-    most = max(most, (VecF)((VecU)v & 0x7fffffffu));
+    VecI bits = (VecI)((VecU)load(x + i, size - i) & 0x7fffffffu);
+    most = bits > most ? bits : most;
   }
-  float nan_or_zero = sum_lanes(strange), largest = max_lanes(most);
-  if (nan_or_zero != nan_or_zero) return nan_or_zero;
+  int32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits = most[i] > bits ? most[i] : bits;
+  if (bits >= 0x7f800000) return __builtin_nanf("");
+  float largest;
+  std::memcpy(&largest, &bits, 4);
   return largest > kLeast ? largest / kMost : 0.0f;
 }
 
