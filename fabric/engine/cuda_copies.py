@@ -104,7 +104,7 @@ class CudaBlocks:
         self.pin(slots)
         # Slots in their order: then as many as can be follow each other.
         ordered = sorted(pairs, key=lambda pair: pair[1])
-        found = list(self._runs(ordered))
+        found = list(self._runs(ordered, has_gaps=_has_gaps(slots)))
         is_large = len(pairs) * self._block_bytes >= LARGE_BYTES * len(found)
         with self._queueing:
             self._copies.wait_event(fence)
@@ -136,16 +136,18 @@ class CudaBlocks:
         for start in range(0, len(pairs), size):
             piece = pairs[start : start + size]
             steps = self._addresses.steps([block for block, _ in piece])
-            done = copy(steps, host, slot_runs(piece), self._copies, fence)
+            done = copy(
+                steps, host, slot_runs(piece, has_gaps=_has_gaps(slots)), self._copies, fence
+            )
         return done
 
     def _steps(self, blocks: Sequence[int]) -> Tensor:
         return torch.from_numpy(self._addresses.steps(blocks)).to(self._rows.device)
 
-    def _runs(self, pairs: Pairs) -> Iterator[tuple[int, int, int]]:
+    def _runs(self, pairs: Pairs, *, has_gaps: bool) -> Iterator[tuple[int, int, int]]:
         """What follows on both sides, as (first step, first slot, how many blocks)."""
         size = self._addresses.blocks_per_slab
-        for block, slot, count in runs(pairs):
+        for block, slot, count in runs(pairs, has_gaps=has_gaps):
             # Blocks that follow each other lie one behind the other only within a slab.
             while count:
                 part = min(count, size - block % size)
@@ -153,17 +155,26 @@ class CudaBlocks:
                 block, slot, count = block + part, slot + part, count - part
 
 
-def runs(pairs: Pairs) -> list[tuple[int, int, int]]:
-    """Pairs that follow each other on both sides, as (first block, first slot, how many)."""
+def runs(pairs: Pairs, *, has_gaps: bool = False) -> list[tuple[int, int, int]]:
+    """Pairs that follow each other on both sides, as (first block, first slot, how many).
+
+    Where there are gaps between slots, each is one by itself.
+    """
     found: list[tuple[int, int, int]] = []
     for block, slot in pairs:
-        if found and (block, slot) == (found[-1][0] + found[-1][2], found[-1][1] + found[-1][2]):
-            found[-1] = (*found[-1][:2], found[-1][2] + 1)
+        first, start, count = found[-1] if found else (block, slot, 0)
+        if count and not has_gaps and (block, slot) == (first + count, start + count):
+            found[-1] = (first, start, count + 1)
         else:
             found.append((block, slot, 1))
     return found
 
 
-def slot_runs(pairs: Pairs) -> list[tuple[int, int, int]]:
+def slot_runs(pairs: Pairs, *, has_gaps: bool = False) -> list[tuple[int, int, int]]:
     """Pairs whose slots follow each other, as (place of the first pair, its slot, how many)."""
-    return runs([(place, slot) for place, (_, slot) in enumerate(pairs)])
+    return runs([(place, slot) for place, (_, slot) in enumerate(pairs)], has_gaps=has_gaps)
+
+
+def _has_gaps(slots: Tensor) -> bool:
+    """Whether slots are further apart than they are long: one copy of several would be torn up."""
+    return not slots.is_contiguous()

@@ -126,6 +126,22 @@ def test_large_runs_are_copied_without_being_gathered(
     assert "into moves" not in cuda.log
 
 
+@pytest.mark.parametrize("large_bytes", [1, 2**30])
+def test_slots_with_gaps_between_them_are_copied_one_by_one(
+    blocks: CudaBlocks, monkeypatch: pytest.MonkeyPatch, large_bytes: int, cache: Tensor
+) -> None:
+    monkeypatch.setattr("fabric.engine.cuda_copies.LARGE_BYTES", large_bytes)
+    memory = torch.full((8, 100), -1.0)
+    slots = memory[:, :80].view(8, *BLOCK.shape)
+    pairs = [(5, 0), (6, 1), (40, 2)]
+    blocks.copy_out(pairs, slots, blocks.fence())
+    assert firsts(slots[:3]) == [5, 6, 40]
+    assert bool((memory[:, 80:] == -1.0).all())
+    slots[:3] += 100.0
+    blocks.copy_in(pairs, slots, blocks.fence())
+    assert firsts(cache[[ADDRESSES.step(block) for block in (5, 6, 40, 7)]]) == [105, 106, 140, 7]
+
+
 def test_memory_is_pinned_once(cuda: FakeCuda, blocks: CudaBlocks, slots: Tensor) -> None:
     for _ in range(2):
         blocks.copy_out(SCATTERED, slots, blocks.fence())
@@ -166,6 +182,10 @@ def test_rows_are_the_blocks_bytes(shape: tuple[int, ...]) -> None:
 def test_runs_join_what_follows_on_both_sides() -> None:
     assert runs([]) == []
     assert runs([(1, 1), (2, 2), (3, 4), (4, 5), (6, 6)]) == [(1, 1, 2), (3, 4, 2), (6, 6, 1)]
+
+
+def test_slots_with_gaps_make_no_runs() -> None:
+    assert slot_runs([(9, 1), (2, 2)], has_gaps=True) == [(0, 1, 1), (1, 2, 1)]
 
 
 def test_runs_of_slots_join_blocks_from_anywhere() -> None:
