@@ -75,7 +75,7 @@ class Share:
     Attributes:
         cut: Of a program.
         grid: (Tiles, programs that share a tile's chunks).
-        partial: ``[num_chunks, num_tokens, out_features]`` float32 if chunks are shared.
+        partial: ``[num_chunks, num_tokens, out_features]`` float32; empty if no chunks are shared.
     """
 
     cut: LinearConfig
@@ -95,10 +95,9 @@ def share_out(config: ArchConfig, x: Tensor, out: Tensor) -> Share:
     cut = choose_cut(config, num_tokens, x.dtype)
     num_tiles = ceil_div(out_features, cut.features) * ceil_div(num_tokens, cut.tokens)
     sharers = num_sharers(config, cut, num_tiles, in_features)
-    partial = out
-    if sharers > 1:
-        num_chunks = ceil_div(in_features, cut.chunk)
-        partial = out.new_empty((num_chunks, *out.shape), dtype=torch.float32)
+    # Of one dtype if it is empty, too: a program for each would be another program.
+    num_chunks = ceil_div(in_features, cut.chunk) if sharers > 1 else 0
+    partial = out.new_empty((num_chunks, *out.shape), dtype=torch.float32)
     return Share(cut, (num_tiles, sharers), partial)
 
 
