@@ -34,16 +34,17 @@ class Lane:
     that have no output yet, and ``num_requests`` are live. ``num_sampled`` tokens have come in all,
     ``num_sampled_before`` of them before its weights came.
 
-    What iterations up to ``last_void_step`` give is void, because of ``last_error``.
+    What iterations up to ``last_void_step`` give is void, because of ``last_error``; that can only
+    be while its weights are arriving.
 
     Its weights were off the device for ``absent_s`` in all until now, or until ``absent_since_s``
     if they are (None: they aren't).
     """
 
     __slots__ = (
-        "absent_s", "absent_since_s", "away", "kv", "last_error", "last_void_step", "model",
-        "num_queued_tokens", "num_requests", "num_sampled", "num_sampled_before", "num_slots",
-        "number", "released", "running", "spec", "waiting",
+        "absent_s", "absent_since_s", "away", "is_arriving", "kv", "last_error", "last_void_step",
+        "model", "num_queued_tokens", "num_requests", "num_sampled", "num_sampled_before",
+        "num_slots", "number", "released", "running", "spec", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, spec: ScheduledModel) -> None:
@@ -60,6 +61,7 @@ class Lane:
         self.num_queued_tokens = 0
         self.num_sampled = 0
         self.num_sampled_before = 0
+        self.is_arriving = False
         self.last_void_step = 0
         self.last_error = ""
         self.absent_s = 0.0

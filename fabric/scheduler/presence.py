@@ -182,6 +182,7 @@ class Presence:
         self._closed.clear()
         for lane, chooser in zip(self._pool.lanes, self._choosers, strict=True):
             access = self._residency.access(lane.number)
+            lane.is_arriving = self._residency.state(lane.number) is WeightState.LOADING
             chooser.admits = access is Access.OPEN
             is_open = access in (Access.OPEN, Access.DRAINING)
             lane.note_presence(is_open, now)

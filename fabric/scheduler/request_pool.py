@@ -112,13 +112,25 @@ class RequestPool:
         sequence.lose()
         self._place(sequence, SequenceStatus.WAITING, now)
 
+    def num_parkable(self, sequence: SequenceState) -> int:
+        """How many tokens will have KV when iterations in flight are over, before which none moves.
+
+        Tokens that are not known yet don't count, nor do iterations that can still fail. Siblings
+        are drawn again, so the token that they are drawn from is to be computed again.
+        """
+        if self.lane_of(sequence).is_arriving:
+            return sequence.num_computed_tokens
+        num_tokens = len(sequence.tokens) - (sequence.num_samples > 1)
+        return min(sequence.num_scheduled_tokens, num_tokens)
+
     def park(self, sequence: SequenceState, now: float) -> bool:
         """Begin to move a running sequence off the device; False, and no change: no room."""
-        if not self.lane_of(sequence).kv.park(sequence.key, sequence.num_computed_tokens):
+        num_tokens = self.num_parkable(sequence)
+        if not self.lane_of(sequence).kv.park(sequence.key, num_tokens):
             return False
         self._count_preemption(sequence)
         self._forget(sequence)
-        sequence.lose(sequence.num_computed_tokens)
+        sequence.lose(num_tokens)
         self.follow(sequence, now)
         return True
 

@@ -169,7 +169,7 @@ class Scheduler:
         for sequence in list(request.sequences.values()) if request else ():
             if sequence.status is SequenceStatus.RUNNING:
                 sequence.request.last_preemption = "it was told to"
-                has_kv = swap and sequence.num_computed_tokens > 0
+                has_kv = swap and self._pool.num_parkable(sequence) > 0
                 if not has_kv or not self._pool.park(sequence, self._now):
                     self._pool.recompute(sequence, self._now)
 

@@ -151,18 +151,19 @@ class Swapper:
             self._pool.fetch(best, len(best.tokens), num_spare, now)
 
     def _should_swap(self, victim: SequenceState) -> bool:
-        if not self._has_tiers or not victim.num_computed_tokens:
+        num_tokens = self._pool.num_parkable(victim)
+        if not self._has_tiers or not num_tokens:
             return False
         if self._config.preemption != "auto":
             return self._config.preemption == "swap"
         # A copy keeps the victim waiting, a recomputation all that run.
-        recompute_s = self._profile.prefill_s(victim.num_computed_tokens)
+        recompute_s = self._profile.prefill_s(num_tokens)
         return self._round_trip_s(victim) <= recompute_s * len(self._lane.running)
 
     def _round_trip_s(self, sequence: SequenceState) -> float:
         """Seconds until a sequence's blocks are free, and to have them back."""
         block_bytes = self._kv.space.block_bytes
-        num_bytes = self._kv.num_blocks_for(sequence.num_computed_tokens) * block_bytes
+        num_bytes = self._kv.num_blocks_for(self._pool.num_parkable(sequence)) * block_bytes
         queued_bytes = self._kv.num_leaving_blocks * block_bytes
         out_s = self.speeds.copy_s(self._tier, Direction.OUT, num_bytes + queued_bytes)
         return out_s + self.speeds.copy_s(self._tier, Direction.IN, num_bytes)

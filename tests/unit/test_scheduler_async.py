@@ -12,7 +12,7 @@ from fabric.core.sampling import SamplingParams
 from fabric.kv.transfer import Transfer
 from fabric.scheduler.output import SchedulerOutput, StepResult
 from fabric.scheduler.policies import PolicyConfig
-from tests.unit.scheduling_world import EOS, World, expected_output
+from tests.unit.scheduling_world import BLOCK_BYTES, EOS, World, expected_output
 from tests.unit.test_scheduler_properties import arrivals, check_outcome, play, pools
 
 
@@ -121,6 +121,29 @@ def test_preempting_everything_after_every_step_still_ends_everything():
             world.scheduler.preempt(name, swap=i % 2 == 0)
     for name, request in requests.items():
         assert world.tokens[name, 0] == expected_output(request, 0)
+
+
+def test_what_an_iteration_in_flight_computes_of_a_prompt_is_parked_with_the_rest():
+    world = ahead(num_slots=(64, 0), max_num_batched_tokens=8, max_num_seqs=4)
+    request = world.add("a", 24, max_tokens=3)
+    for _ in range(2):
+        world.step()
+    # The second chunk is in flight.
+    world.scheduler.preempt("a", swap=True)
+    world.run()
+    assert world.tokens["a", 0] == expected_output(request, 0)
+    assert world.scheduler.report().num_recomputed_tokens == 0
+    assert world.scheduler.report().swapped_out_bytes == 4 * BLOCK_BYTES
+
+
+def test_siblings_that_are_parked_while_they_are_drawn_are_drawn_again():
+    world = ahead(num_slots=(64, 0))
+    request = world.add("a", 6, n=2, max_tokens=4)
+    world.step()
+    world.scheduler.preempt("a", swap=True)
+    world.run()
+    for index in range(2):
+        assert world.tokens["a", index] == expected_output(request, index)
 
 
 def test_what_was_begun_on_an_iteration_that_fails_is_void():
