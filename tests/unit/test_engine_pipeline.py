@@ -1,6 +1,8 @@
-"""An engine over two pipeline stages: what comes while one iteration is in flight."""
+"""An engine with room for two iterations: what comes while one is in flight."""
 
 import queue
+
+import pytest
 
 from fabric.core.clock import MonotonicClock
 from fabric.core.request import GenerationRequest, RequestOutput, SequenceDelta
@@ -19,15 +21,15 @@ from fabric.scheduler.settings import SchedulerConfig
 TIMEOUT_S = 10.0
 
 
-class TwoStages:
-    """Iterations end when they are let go."""
+class TwoInFlight:
+    """Iterations end when they are let go; they go through two stages, or wait for the only one."""
 
-    num_batches = 2
-    runs_ahead = False
     failure = None
     costs = ExecutorCosts()
 
-    def __init__(self) -> None:
+    def __init__(self, num_batches: int) -> None:
+        self.num_batches = num_batches
+        self.runs_ahead = num_batches == 1
         self.begun: queue.SimpleQueue[SchedulerOutput] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[StepResult | None] = queue.SimpleQueue()
 
@@ -67,10 +69,11 @@ class NoTexts:
         return TextDelta(SequenceDelta(0, update.first_token, update.token_ids))
 
 
-def test_a_request_enters_the_first_stage_while_another_is_in_the_second():
-    stages = TwoStages()
+@pytest.mark.parametrize("num_batches", [1, 2])
+def test_a_request_is_begun_while_another_is_in_flight(num_batches: int) -> None:
+    stages = TwoInFlight(num_batches)
     model = ScheduledModel("m", KVCacheManager(BlockPool.fixed(64), 16), frozenset(), 2048)
-    scheduler = Scheduler(SchedulerConfig(num_batches=2), (model,))
+    scheduler = Scheduler(SchedulerConfig(num_batches=num_batches, async_scheduling=True), (model,))
     clock = MonotonicClock()
     loop = EngineLoop(Engine(scheduler, stages, NoTexts(), clock), (), clock)  # type: ignore[arg-type]
     outputs: queue.SimpleQueue[RequestOutput] = queue.SimpleQueue()
