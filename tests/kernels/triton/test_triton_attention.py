@@ -52,11 +52,11 @@ def alone(backend: Backend, sequence: Sequence, position: int) -> Tensor:
     return row
 
 
-# One for each tile, split and block boundary of the interpreter's cut.
-POSITIONS = (0, 31, 32, 127, 128, 200, 256, 289)
+# The first split, at the edges of a tile and of a split, and the last of three splits.
+POSITIONS = (31, 128, 289)
 
 
-@pytest.mark.parametrize(("chunk", "block_size"), [(290, 16), (77, 5), (150, 32)])
+@pytest.mark.parametrize(("chunk", "block_size"), [(290, 16), (150, 5)])
 def test_row_does_not_depend_on_chunk_or_block_size(
     backend: Backend, dtype: torch.dtype, chunk: int, block_size: int
 ) -> None:
