@@ -150,9 +150,13 @@ def test_models_that_take_turns_and_lose_their_weights_give_the_same_answers(
     changed = settings_of(models, tmp_path, memory_bytes=48 * 2**16, host_weight_bytes=8 * MIB)
     with engines(changed) as (behind, ahead):
         wanted = mixed(behind, names, seed=4)
-        check(serve(behind, wanted, 5, 0.3), serve(ahead, wanted, 6, 0.3))
-        loads = [model.num_loads for model in ahead.scheduler.report().models]
-        assert sum(loads) > len(names)
+        # When weights arrive is not ours to say: on a busy machine, turns may be too long to lose
+        # them.
+        for seed in range(5, 15):
+            check(serve(behind, wanted, seed, 0.3), serve(ahead, wanted, seed + 1, 0.3))
+            if sum(model.num_loads for model in ahead.scheduler.report().models) > len(names):
+                return
+        pytest.fail("no model has lost its weights")
 
 
 def test_text_is_published_while_the_next_iteration_runs(stories_path: Path) -> None:
