@@ -127,7 +127,9 @@ Bandwidth measure_bandwidth(int num_threads, size_t num_bytes) {
 }
 
 constexpr int kChains = 12;  // More than latency times throughput of any multiply-add.
-constexpr int64_t kRounds = 2'000'000;
+// Milliseconds each: of many short trials, some are not interrupted.
+constexpr int kTrials = 40;
+constexpr int64_t kRounds = 500'000;
 
 double float_flops() {
     Floats sums[kChains] = {};
@@ -168,7 +170,7 @@ double bfloat_flops() {
 #if defined(__AMX_BF16__)
 constexpr int kTileData = 18;
 constexpr int kRequestPermission = 0x1023;
-constexpr int64_t kTileRounds = 500'000;
+constexpr int64_t kTileRounds = 100'000;
 
 struct alignas(64) TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -208,7 +210,7 @@ double tile_flops() {
 
 double measure_rate(int num_threads, double (*flops)()) {
     double best = 0;
-    for (int repeat = 0; repeat < kRepeats; ++repeat) {
+    for (int trial = 0; trial < kTrials; ++trial) {
         std::vector<double> done(num_threads);
         const double took_s = together(num_threads, [&](int thread) { done[thread] = flops(); });
         double total = 0;
