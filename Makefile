@@ -11,7 +11,7 @@ INPUTS := pyproject.toml setup.py $(shell find protos kernels/cpu/csrc fabric/pa
 # The dev extra contains the serve extra: running needs either.
 RUNNABLE := $(firstword $(wildcard $(VENV)/.dev-installed) $(VENV)/.serve-installed)
 
-BENCHMARKS := router engine collectives control parallel paging batching scheduling \
+BENCHMARKS := router engine step_overhead overlap perplexity collectives control parallel paging batching scheduling \
 	two_models multiplexing alpaserve placement_search parallelize aiconfigurator simulator fidelity first_answer
 
 .DEFAULT_GOAL := help
