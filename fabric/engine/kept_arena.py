@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import socket
+import time
 import weakref
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from fabric.engine.keeper_process import make_private, start_keeper
 from fabric.engine.memory_keeper import LOCK_NAME, MAX_MESSAGE_BYTES, RELEASE, SOCKET_NAME, Wanted
 
 REPLY_TIMEOUT_S = 10.0
+MAX_ATTEMPTS = 10
+RETRY_AFTER_S = 0.05
 BACKLOG = 64
 
 
@@ -30,14 +33,11 @@ class KeptArena:
         Raises:
             OSError: The keeper can't be started or reached, or ``folder`` is not private.
         """
-        self._connection = _ask(folder, wanted)
+        self._connection, answer, fd = _get(folder, wanted)
         self._end = weakref.finalize(self, self._connection.close)
-        data, fds, _, _ = socket.recv_fds(self._connection, MAX_MESSAGE_BYTES, 1)
-        if not fds:
-            raise ConnectionError("the memory keeper gives nothing")
-        self.is_new: bool = json.loads(data)["is_new"]
-        self.memory = mmap.mmap(fds[0], wanted.num_bytes)
-        os.close(fds[0])
+        self.is_new: bool = json.loads(answer)["is_new"]
+        self.memory = mmap.mmap(fd, wanted.num_bytes)
+        os.close(fd)
 
     def close(self, leaves_parked: bool = False) -> None:
         """Free the memory, or leave it to whoever wants the same within the time to linger."""
@@ -45,6 +45,29 @@ class KeptArena:
             with contextlib.suppress(OSError):  # a keeper that is gone keeps nothing
                 self._connection.send(RELEASE)
         self._end()
+
+
+def _get(folder: Path, wanted: Wanted) -> tuple[socket.socket, bytes, int]:
+    """A connection, what the keeper answers on it, and the file with the memory."""
+    for _ in range(MAX_ATTEMPTS - 1):
+        try:
+            return _get_once(folder, wanted)
+        except ConnectionError:
+            # A keeper that is just dying still takes connections; the next one finds none.
+            time.sleep(RETRY_AFTER_S)
+    return _get_once(folder, wanted)
+
+
+def _get_once(folder: Path, wanted: Wanted) -> tuple[socket.socket, bytes, int]:
+    connection = _ask(folder, wanted)
+    try:
+        answer, fds, _, _ = socket.recv_fds(connection, MAX_MESSAGE_BYTES, 1)
+        if not fds:
+            raise ConnectionError("the memory keeper gives nothing")
+    except OSError:
+        connection.close()
+        raise
+    return connection, answer, fds[0]
 
 
 def _ask(folder: Path, wanted: Wanted) -> socket.socket:

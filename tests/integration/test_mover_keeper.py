@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from fabric.engine.block_addresses import BlockAddresses
 from fabric.engine.block_tier import CopyFailed
 from fabric.engine.device_blocks import CpuBlocks
 from fabric.engine.host_tier import HostTier
+from fabric.engine.keeper_process import make_private
 from fabric.engine.kept_arena import KeptArena
 from fabric.engine.memory_keeper import SOCKET_NAME, Wanted
 from fabric.engine.settings import ParkingSettings
@@ -163,6 +165,25 @@ def test_a_killed_keeper_takes_no_memory_from_workers_and_is_replaced(folder: Pa
     assert first.memory[:5] == b"still"
     for arena in (first, second):
         arena.close()
+
+
+def test_a_keeper_that_dies_while_it_is_asked_is_replaced(folder: Path) -> None:
+    make_private(folder)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dying:
+        dying.bind(str(folder / SOCKET_NAME))
+        dying.listen()
+
+        def die() -> None:
+            connection, _ = dying.accept()
+            dying.close()
+            connection.close()
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        arena = KeptArena(folder, wanted())
+        thread.join()
+    assert arena.is_new
+    arena.close()
 
 
 def test_nonsense_closes_its_connection_and_nothing_else(folder: Path) -> None:
