@@ -10,7 +10,7 @@ same for all; EOS is ignored, nothing is cached between requests. Decode is the 
 first token; prefill ends with the first token; a batch counts its generated tokens. The peak is
 the sum over a subject's processes of VmHWM; a start-up ends with the first token, files being in
 the page cache. Limits come from memory's read bandwidth and the rate of multiply-add from
-registers, as probed in the same run. llama-1b1 and llama-160m have random weights in the shapes
+registers, as probed before each round. llama-1b1 and llama-160m have random weights in the shapes
 of TinyLlama-1.1B and of a 160-million-parameter Llama.
 """
 
@@ -29,7 +29,7 @@ from engine_peers import OURS, QUANTIZATIONS, Plan, launch_ours, launch_peer
 from engine_report import Report, ResultOfModel
 from machine import describe_machine
 from peers.protocol import Task
-from roofline import Limits, Probe
+from roofline import Ceilings, Limits, Probe
 
 KV_SLACK_TOKENS = 1024
 
@@ -77,12 +77,15 @@ def plan_of(model: Model, options: argparse.Namespace) -> Plan:
 
 def measure(model: Model, options: argparse.Namespace, probe: Probe, logs: Path) -> ResultOfModel:
     """Our engine and the peers on one model."""
-    ceilings = probe.measure(options.threads)
+    seen: list[Ceilings] = []
     plan, jobs = plan_of(model, options), chosen_jobs(options.jobs)
     launch = launch_ours(plan)
     specs = [*options.peers, *(["fabric:int8"] if options.quantization == "int4" else [])]
     peers = [launch_peer(spec, plan) for spec in specs]
-    bench, ours = Bench(model, jobs, options.rounds, logs), Record(OURS)
+    bench = Bench(
+        model, jobs, options.rounds, logs, lambda: seen.append(probe.measure(options.threads))
+    )
+    ours = Record(OURS)
     if STARTUP in options.jobs:
         ours.startups_s = bench.startups(launch, options.rounds)
     records: list[Record] = []
@@ -90,7 +93,7 @@ def measure(model: Model, options: argparse.Namespace, probe: Probe, logs: Path)
         records = bench.beside(launch, ours, peers)
     else:
         bench.alone(launch, ours)
-    ceilings = ceilings.best_of(probe.measure(options.threads))
+    ceilings = Ceilings.typical(seen)
     weight_bytes, kv_pool_bytes = (
         int(str(ours.facts[name])) for name in ("weight_bytes", "kv_pool_bytes")
     )

@@ -1,7 +1,7 @@
 """Measures one model: our engine, and each peer in turn beside it, round by round."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,12 +40,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Bench:
-    """How a model is measured; ``logs`` holds what its subjects say."""
+    """How a model is measured.
+
+    ``logs`` holds what its subjects say; ``before_round`` probes what the machine allows just then.
+    """
 
     model: Model
     jobs: Sequence[Job]
     num_rounds: int
     logs: Path
+    before_round: Callable[[], None]
 
     def startups(self, launch: Launch, num_rounds: int) -> list[float]:
         """Seconds from a process's start to its first token, the first start left out."""
@@ -82,6 +86,7 @@ class Bench:
             for subject, _ in pairs:
                 job.warm_up(subject, vocab_size)
         for number in range(self.num_rounds):
+            self.before_round()
             for job in self.jobs:
                 for subject, record in pairs:
                     record.measure(job, subject, number, vocab_size)

@@ -3,8 +3,9 @@
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 SOURCE = Path(__file__).with_name("roofline.cpp")
 COMPILER = ("g++", "-O3", "-march=native", "-std=c++17", "-pthread")
@@ -14,7 +15,7 @@ BYTES = {"bfloat16": 2, "float32": 4}
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The best that probes have seen: memory read, and multiply-add from registers."""
+    """What probes have seen: memory read, and multiply-add from registers."""
 
     read_bytes_per_s: float
     float32_flop_per_s: float
@@ -25,15 +26,14 @@ class Ceilings:
     def flop_per_s(self, dtype: str) -> float:
         return self.bfloat16_flop_per_s if dtype == "bfloat16" else self.float32_flop_per_s
 
-    def best_of(self, other: "Ceilings") -> "Ceilings":
-        """The ceilings that two measurements show together."""
-        reader = max(self, other, key=lambda one: one.read_bytes_per_s)
-        return Ceilings(
-            reader.read_bytes_per_s,
-            max(self.float32_flop_per_s, other.float32_flop_per_s),
-            max(self.bfloat16_flop_per_s, other.bfloat16_flop_per_s),
-            reader.read_pattern,
-            self.bfloat16_unit,
+    @classmethod
+    def typical(cls, seen: Sequence["Ceilings"]) -> "Ceilings":
+        """Medians: a shared machine's memory is twice as fast at one time as at another."""
+        middle = sorted(seen, key=lambda one: one.read_bytes_per_s)[len(seen) // 2]
+        return replace(
+            middle,
+            float32_flop_per_s=median(one.float32_flop_per_s for one in seen),
+            bfloat16_flop_per_s=median(one.bfloat16_flop_per_s for one in seen),
         )
 
 

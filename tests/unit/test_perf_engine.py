@@ -66,10 +66,13 @@ def test_a_float32_model_is_limited_by_the_float32_rate(limits, roofline):
     assert slower.prefill(10) == pytest.approx(limits.prefill(10) / 20)
 
 
-def test_two_measurements_of_ceilings_count_by_the_better_one(roofline):
-    first = roofline.Ceilings(3.0, 1.0, 5.0, "a", "unit")
-    second = roofline.Ceilings(2.0, 4.0, 6.0, "b", "unit")
-    assert first.best_of(second) == roofline.Ceilings(3.0, 4.0, 6.0, "a", "unit")
+def test_ceilings_are_those_of_the_middle_of_several_measurements(roofline):
+    seen = [
+        roofline.Ceilings(3.0, 1.0, 5.0, "a", "unit"),
+        roofline.Ceilings(9.0, 4.0, 6.0, "b", "unit"),
+        roofline.Ceilings(2.0, 2.0, 7.0, "c", "unit"),
+    ]
+    assert roofline.Ceilings.typical(seen) == roofline.Ceilings(3.0, 2.0, 6.0, "a", "unit")
 
 
 def test_the_best_peer_is_the_one_that_we_are_least_ahead_of(bars):
