@@ -15,6 +15,9 @@ from fabric.models.llama_weights import weights_of
 from fabric.models.pieces import SPACE
 
 NUM_RANDOM = 2**20
+# Where each tensor begins in what is drawn is so far from the last: none equals another, which some
+# engines would keep, and so read, only once.
+STRIDE = 104_729
 SPECIAL = ("<unk>", "<s>", "</s>")
 NUM_BYTES = 256
 
@@ -65,7 +68,11 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int) -> int:
     # Drawing each of a billion numbers would take longer than the measurement.
     drawn = torch.randn(NUM_RANDOM, generator=torch.Generator().manual_seed(seed)) * 0.02
     drawn = drawn.bfloat16()
-    tensors = {part.name: _tensor(part.shape, drawn) for weight in weights for part in weight.parts}
+    parts = [part for weight in weights for part in weight.parts]
+    tensors = {
+        part.name: _tensor(part.shape, drawn.roll(-STRIDE * number))
+        for number, part in enumerate(parts)
+    }
     # Transformers loads no file that doesn't name its format.
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write_tokenizer(folder, shape)

@@ -3,6 +3,8 @@
 import os
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.unit.perf_modules import perf_module
 
@@ -152,3 +154,11 @@ def test_prompts_repeat_with_their_round_and_differ_between_rounds(jobs):
 def test_a_process_tree_begins_with_its_root(subject):
     assert subject.process_tree(os.getpid())[0] == os.getpid()
     assert os.getpid() in subject.process_tree(os.getppid())
+
+
+def test_no_two_matrices_of_a_random_checkpoint_are_equal(tmp_path):
+    with perf_module("random_llama") as random_llama:
+        random_llama.write_checkpoint(tmp_path, random_llama.SMOKE, 1)
+    tensors = load_file(tmp_path / "model.safetensors")
+    matrices = [tensor for tensor in tensors.values() if tensor.dim() == 2]
+    assert len({tensor.view(torch.int16).numpy().tobytes() for tensor in matrices}) == 2 + 2 * 7
