@@ -37,18 +37,28 @@ inline VecU interleave_rows(const float* const* rows, int64_t column, int64_t n)
 }
 
 inline VecU interleave_rows(const BFloat16* const* rows, int64_t column, int64_t n) {
-#if defined(__AVX512BW__)
-  if (n >= kLanes) {
-    alignas(64) static constexpr uint16_t kOrder[2 * kLanes] = {
-        0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    __m512i both = _mm512_castsi256_si512(load_as<__m256i>(rows[0] + column));
-    both = _mm512_inserti64x4(both, load_as<__m256i>(rows[1] + column), 1);
-    return (VecU)_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), both);
-  }
-#endif
   VecU first = (VecU)load(rows[0] + column, n) >> 16;
   return first | (VecU)load(rows[1] + column, n);
+}
+
+// Stores the steps of whole rows of that many columns.
+template <class T>
+inline void store_steps(const T* const* rows, int64_t columns, uint32_t* to) {
+  int64_t i = 0;
+#if defined(__AVX512BW__)
+  if constexpr (kStep<T> == 2) {
+    alignas(64) static constexpr uint16_t kLow[2 * kLanes] = {
+        0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+        8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (; i + 2 * kLanes <= columns; i += 2 * kLanes) {
+      __m512i first = load_as<__m512i>(rows[0] + i), second = load_as<__m512i>(rows[1] + i);
+      store_units(to + i, (VecU)_mm512_permutex2var_epi16(first, low, second));
+      store_units(to + i + kLanes, (VecU)_mm512_permutex2var_epi16(first, high, second));
+    }
+  }
+#endif
+  for (; i < columns; i += kLanes) store_units(to + i, interleave_rows(rows, i, columns - i));
 }
 
 // A row of a segment's sums, or of all: the greatest score, the total of weights, then head_dim.
@@ -71,9 +81,11 @@ void fold(float* row, float* segment, int64_t stride) {
 template <class T>
 class Attention {
  public:
-  Attention(const AttentionArgs& args, const AttentionTask& task)
+  // The next task is likely the same thread's; or null.
+  Attention(const AttentionArgs& args, const AttentionTask& task, const AttentionTask* next)
       : args_(args),
         task_(task),
+        next_(next),
         dim_(args.head_dim),
         steps_(ceil_div(args.head_dim, kStep<T>)),
         stride_(ceil_div(args.head_dim, kLanes) * kLanes),
@@ -84,7 +96,7 @@ class Attention {
   // Covers all segments, or one and leaves its sums in the task's partial sums.
   void run() {
     load_queries();
-    int64_t num_keys = s_.position[task_.num_rows - 1] + 1;
+    const int64_t num_keys = num_keys_of(task_);
     if (task_.partial != nullptr) {
       add_segment(task_.segment * kSegment, num_keys);
       return std::memcpy(task_.partial, s_.sums, task_.num_rows * kRowBytes), void();
@@ -103,7 +115,7 @@ class Attention {
   // Folds the partial sums that tasks left for the same rows, one segment after the other.
   void fold_partials() {
     load_positions();
-    const int64_t num_segments = ceil_div(s_.position[task_.num_rows - 1] + 1, kSegment);
+    const int64_t num_segments = ceil_div(num_keys_of(task_), kSegment);
     std::memcpy(s_.folded, task_.partial, task_.num_rows * kRowBytes);
     for (int64_t segment = 1; segment < num_segments; ++segment) {
       fold_segment(segment * kSegment,
@@ -116,6 +128,12 @@ class Attention {
   static constexpr int64_t kRowBytes = kPartialStride * sizeof(float);
 
   int64_t token(int64_t row) const { return first_token_ + (task_.first_row + row) / group_; }
+
+  // How many keys a task's last row sees.
+  int64_t num_keys_of(const AttentionTask& task) const {
+    int64_t last_row = (task.first_row + task.num_rows - 1) / group_;
+    return args_.positions[args_.query_start[task.sequence] + last_row] + 1;
+  }
 
   int64_t head(int64_t row) const {
     return task_.kv_head * group_ + (task_.first_row + row) % group_;
@@ -156,9 +174,7 @@ class Attention {
     int64_t start = 0;  // rows before it see none of the tile
     for (; first < end; first += kKeys) {
       while (s_.position[start] < first) ++start;
-      load_tile(first, min(kKeys, end - first));
-      const int64_t next = first + kKeys;
-      if (next < num_keys) fetch_tile(next, min(kKeys, num_keys - next));
+      load_tile(first, min(kKeys, end - first), num_keys);
       for (int64_t row = start; row < task_.num_rows; row += kRowGroup) {
         score_rows(row, min(kRowGroup, task_.num_rows - row));
       }
@@ -168,46 +184,62 @@ class Attention {
     }
   }
 
-  // Where a key's head is, from block 0 of the layer's keys, or of its values.
-  int64_t place_of(int64_t position) const {
-    const int32_t* table = args_.block_tables + task_.sequence * args_.max_blocks;
-    int64_t block = table[position / args_.block_size];
-    return block * args_.block_stride +
-           (task_.kv_head * args_.block_size + position % args_.block_size) * dim_;
-  }
-
-  // Asks for a tile while the one before it is used: a context's blocks lie anywhere.
-  void fetch_tile(int64_t first, int64_t num_keys) const {
-    const int64_t head_bytes = dim_ * int64_t{sizeof(T)};
-    for (int64_t j = 0; j < num_keys; ++j) {
-      int64_t place = place_of(first + j);
-      const char* key = reinterpret_cast<const char*>(static_cast<const T*>(args_.keys) + place);
-      const char* value =
-          reinterpret_cast<const char*>(static_cast<const T*>(args_.values) + place);
-      for (int64_t i = 0; i < head_bytes; i += 64) {
-        __builtin_prefetch(key + i);
-        __builtin_prefetch(value + i);
-      }
+  // Calls visit(number, place, count) for each run of a task's keys that lie together, of those from
+  // first on; place is where the run's first head is, from block 0 of the layer's keys or values.
+  template <class Visit>
+  __attribute__((always_inline)) void visit_runs(const AttentionTask& task, int64_t first,
+                                                 int64_t num_keys, const Visit& visit) const {
+    const int32_t* table = args_.block_tables + task.sequence * args_.max_blocks;
+    int64_t block = first / args_.block_size, offset = first % args_.block_size;
+    for (int64_t j = 0, count; j < num_keys; j += count, ++block, offset = 0) {
+      count = min(args_.block_size - offset, num_keys - j);
+      int64_t row = task.kv_head * args_.block_size + offset;
+      visit(j, table[block] * args_.block_stride + row * dim_, count);
     }
   }
 
-  // Loads a tile of keys, transposed, and of values; what is past num_keys becomes zeros.
-  void load_tile(int64_t first, int64_t num_keys) {
+  // Asks for keys and values before they are used, since a context's blocks lie anywhere: in the L2
+  // cache, as many as the L1 cache would take too few requests at a time. Inlined by force: GCC
+  // takes a function that only prefetches for one without effect, and drops its calls.
+  __attribute__((always_inline)) void fetch(const AttentionTask& task, int64_t first,
+                                            int64_t num_keys) const {
+    visit_runs(task, first, num_keys,
+               [&](int64_t, int64_t place, int64_t count) __attribute__((always_inline)) {
+                 auto* keys = static_cast<const T*>(args_.keys) + place;
+                 auto* values = static_cast<const T*>(args_.values) + place;
+                 for (int64_t i = 0; i < count * dim_; i += 64 / sizeof(T)) {
+                   __builtin_prefetch(keys + i, 0, 2);
+                   __builtin_prefetch(values + i, 0, 2);
+                 }
+               });
+  }
+
+  // Loads a tile of keys, transposed, and of values; what is past num_keys becomes zeros. Meanwhile
+  // asks for the tile that comes after it, of end keys or of the next task's.
+  void load_tile(int64_t first, int64_t num_keys, int64_t end) {
     alignas(64) static constexpr T kZeros[kMaxHeadDim] = {};
     const T* keys[kKeys];
     const T* values[kKeys];
-    for (int64_t j = 0; j < num_keys; ++j) {
-      int64_t place = place_of(first + j);
-      keys[j] = static_cast<const T*>(args_.keys) + place;
-      values[j] = static_cast<const T*>(args_.values) + place;
-    }
+    visit_runs(task_, first, num_keys, [&](int64_t j, int64_t place, int64_t count) {
+      for (int64_t stop = j + count; j < stop; ++j, place += dim_) {
+        keys[j] = static_cast<const T*>(args_.keys) + place;
+        values[j] = static_cast<const T*>(args_.values) + place;
+      }
+    });
     for (int64_t j = num_keys; j < kKeys; ++j) keys[j] = values[j] = kZeros;
+    const AttentionTask* coming = &task_;
+    int64_t there = first + kKeys;
+    if (there >= end && next_ != nullptr) {
+      coming = next_;
+      there = next_->segment * kSegment;
+      end = num_keys_of(*next_);
+    }
     num_loaded_ = ceil_div(num_keys, kLanes) * kLanes;
-    for (int64_t j = 0; j < num_loaded_; j += kLanes) load_keys(keys + j, j);
-    for (int64_t j = 0; j < num_keys; j += kStep<T>) {
-      uint32_t* to = s_.values + j / kStep<T> * stride_;
-      for (int64_t i = 0; i < dim_; i += kLanes) {
-        store_units(to + i, interleave_rows(values + j, i, dim_ - i));
+    for (int64_t j = 0; j < num_loaded_; j += kLanes) {
+      fetch(*coming, there + j, min(kLanes, end - there - j));
+      load_keys(keys + j, j);
+      for (int64_t i = j; i < min(j + kLanes, num_keys); i += kStep<T>) {
+        store_steps(values + i, dim_, s_.values + i / kStep<T> * stride_);
       }
     }
   }
@@ -361,6 +393,7 @@ class Attention {
 
   const AttentionArgs& args_;
   const AttentionTask& task_;
+  const AttentionTask* const next_;
   const int64_t dim_;
   const int64_t steps_;   // of head_dim
   const int64_t stride_;  // of head_dim, in whole vectors
@@ -373,10 +406,11 @@ class Attention {
 
 template <class T>
 void attend(const AttentionArgs& args) {
-  parallel_for(args.pool, args.num_tasks,
-               [&](int64_t i) { Attention<T>(args, args.tasks[i]).run(); });
+  parallel_for(args.pool, args.num_tasks, [&](int64_t i) {
+    Attention<T>(args, args.tasks[i], i + 1 < args.num_tasks ? args.tasks + i + 1 : nullptr).run();
+  });
   parallel_for(args.pool, args.num_folds,
-               [&](int64_t i) { Attention<T>(args, args.folds[i]).fold_partials(); });
+               [&](int64_t i) { Attention<T>(args, args.folds[i], nullptr).fold_partials(); });
 }
 
 }  // namespace

@@ -46,6 +46,9 @@ void check_batch(const Batch& b, const Cache& cache) {
   }
 }
 
+// Loading a key and its value into a tile takes as long as so many scores of it.
+constexpr int64_t kLoad = 8;
+
 AttentionPlan::AttentionPlan(const Batch& b, int64_t num_heads, int64_t num_kv_heads,
                              int num_threads)
     : num_heads_(num_heads) {
@@ -53,7 +56,7 @@ AttentionPlan::AttentionPlan(const Batch& b, int64_t num_heads, int64_t num_kv_h
   for (int64_t sequence = 0; sequence < b.num_sequences; ++sequence) {
     int64_t num_tokens = b.query_start[sequence + 1] - b.query_start[sequence];
     int64_t num_rows = num_tokens * group;
-    num_scores_ += num_tokens * b.context_lens[sequence] * num_heads;
+    work_ += b.context_lens[sequence] * (num_tokens * num_heads + kLoad * num_kv_heads);
     for (int64_t first = 0; first < num_rows; first += kAttentionRows) {
       int64_t rows = num_rows - first < kAttentionRows ? num_rows - first : kAttentionRows;
       for (int64_t head = 0; head < num_kv_heads; ++head) {

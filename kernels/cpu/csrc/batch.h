@@ -50,8 +50,8 @@ class AttentionPlan {
   // The tasks as arguments; queries, output, scale and threads are left to be filled in.
   AttentionArgs args(const Batch& batch, const Cache& cache, int64_t layer) const;
 
-  // How many scores are computed.
-  int64_t num_scores() const { return num_scores_; }
+  // Multiply-adds for each element of a head, see kMinMultiplies.
+  int64_t work() const { return work_; }
 
  private:
   void cut_segments(const Batch& batch, int64_t group);
@@ -59,5 +59,5 @@ class AttentionPlan {
   const int64_t num_heads_;
   std::vector<AttentionTask> tasks_, folds_;
   std::unique_ptr<float[]> partials_;
-  int64_t num_scores_ = 0;
+  int64_t work_ = 0;
 };

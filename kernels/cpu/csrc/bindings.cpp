@@ -263,7 +263,7 @@ class Kernels {
     args.query_stride = query_stride;
     args.out = at<void>(out);
     args.scale = scale;
-    args.pool = team_.threads(plan.num_scores() * cache.head_dim, kMinMultiplies);
+    args.pool = team_.threads(plan.work() * cache.head_dim, kMinMultiplies);
     team_.table.paged_attention(dtype(bf16), args);
   }
 

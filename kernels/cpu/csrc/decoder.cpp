@@ -69,7 +69,7 @@ void DecoderRun::attention(const DecoderLayer& layer, const void* x, void* resid
   args.query_stride = qkv_width(s);
   args.out = narrow_.get();
   args.scale = s.scale;
-  args.pool = team_.threads(plan_.num_scores() * s.head_dim, kMinMultiplies);
+  args.pool = team_.threads(plan_.work() * s.head_dim, kMinMultiplies);
   team_.table.paged_attention(dtype_, args);
   linear(w.output, narrow_.get(), out);
 }

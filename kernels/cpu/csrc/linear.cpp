@@ -4,7 +4,7 @@
 // every tile shape: neither threads nor tiles split k otherwise. So a row's result doesn't depend
 // on the rows beside it, and its rounding error grows with kChain, not with all of k.
 //
-// Few rows: the panels are one stream of memory for each thread, fetched ahead. Many rows: a block
+// Few rows: the panels are one stream of memory for each thread. Many rows: a block
 // of them stays in the L2 cache while all panels pass by.
 #include "panels.h"
 
@@ -15,6 +15,8 @@ constexpr int64_t kChain = 64;
 // Accumulators (two for each row), two weights and a broadcast must fit the registers.
 constexpr int kMaxRows = kLanes == 16 ? 12 : 6;
 constexpr int64_t kBlockBytes = 384 << 10;  // of rows, less than the L2 cache
+// The processor sees a stream of its own accord as long as little is computed beside it.
+constexpr int kMaxStreamedRows = 4;
 constexpr int64_t kAhead = 4096;            // bytes of a stream that are asked for early
 
 // Packs rows of a matrix so that the same k of all rows lie together: [steps][rows][kStep].
@@ -59,9 +61,11 @@ void multiply_tile(const Tile<T>& tile) {
   for (int64_t start = 0; start < tile.num_steps; start += kChain) {
     VecF sum[kRows][2] = {};
     for (int64_t step = start; step < min(start + kChain, tile.num_steps); ++step) {
-      __builtin_prefetch(ahead);
-      if (kPanel * 4 > 64) __builtin_prefetch(ahead + 64);
-      ahead += tile.ahead_bytes;
+      if (kRows > kMaxStreamedRows) {
+        __builtin_prefetch(ahead);
+        if (kPanel * 4 > 64) __builtin_prefetch(ahead + 64);
+        ahead += tile.ahead_bytes;
+      }
       auto low = load_steps(panel);
       auto high = load_steps(panel + kLanes * kStep<T>);
       for (int row = 0; row < kRows; ++row) {

@@ -49,7 +49,10 @@ inline VecI add_products(VecI sum, VecU w, VecI x) {
 
 inline VecF to_float(VecI v) { return __builtin_convertvector(v, VecF); }
 
+// The processor sees a stream of its own accord as long as little is computed beside it.
+template <int kRows>
 inline void prefetch(const uint8_t* p) {
+  if (kRows <= 2) return;
   __builtin_prefetch(p + kAheadBytes);
   if (kStepBytes > 64) __builtin_prefetch(p + kAheadBytes + 64);
 }
@@ -189,7 +192,7 @@ void multiply_int8(const Tile<T>& tile) {
   const VecF scales[2] = {load_as<VecF>(words), load_as<VecF>(words + kLanes * 4)};
   for (int64_t k = 0; k < tile.depth; k += 4) {
     words += kStepBytes;
-    prefetch(words);
+    prefetch<kRows>(words);
     sums.add(load_as<VecU>(words), load_as<VecU>(words + kLanes * 4), x);
     x += kRows * 8;
   }
@@ -244,7 +247,7 @@ void multiply_int4(const Tile<T>& tile) {
       sums.low[row][0] = sums.low[row][1] = broadcast_word(row_sums + row * 2);
     }
     for (int64_t k = 0; k < kGroup; k += 8) {
-      prefetch(words);
+      prefetch<kRows>(words);
       VecU first = load_as<VecU>(words), second = load_as<VecU>(words + kLanes * 4);
       sums.add(first & 0x0f0f0f0fu, second & 0x0f0f0f0fu, x);
       sums.add(first >> 4 & 0x0f0f0f0fu, second >> 4 & 0x0f0f0f0fu, x + kRows * 8);

@@ -1,15 +1,19 @@
 #include "threads.h"
 
+#include <algorithm>
+
 #include "kernels.h"
 
 namespace {
 
 constexpr int kSpins = 2000;
 constexpr int kPartsPerThread = 8;
-constexpr int64_t kMaxParts = 0xffff;
 
-uint64_t next_part(uint64_t claims) { return claims & 0xffff; }
-uint64_t num_parts(uint64_t claims) { return claims >> 16 & 0xffff; }
+uint64_t share_of(uint64_t generation, int64_t next, int64_t end) {
+  return generation << 32 | static_cast<uint64_t>(next) << 16 | static_cast<uint64_t>(end);
+}
+int64_t next_of(uint64_t share) { return share >> 16 & 0xffff; }
+int64_t end_of(uint64_t share) { return share & 0xffff; }
 
 void pause() {
 #if defined(__x86_64__)
@@ -19,8 +23,8 @@ void pause() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
-  for (int i = 1; i < num_threads; ++i) threads_.emplace_back(&ThreadPool::work, this);
+ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), shares_(num_threads) {
+  for (int i = 1; i < num_threads; ++i) threads_.emplace_back(&ThreadPool::work, this, i);
 }
 
 ThreadPool::~ThreadPool() {
@@ -38,43 +42,66 @@ void ThreadPool::run(int64_t count, Range range, const void* context) {
   range_ = range;
   context_ = context;
   count_ = count;
-  int64_t parts = num_threads_ * kPartsPerThread;
-  parts = parts < count ? parts : count;
-  parts = parts < kMaxParts ? parts : kMaxParts;
+  num_parts_ = std::min(count, int64_t{num_threads_} * kPartsPerThread);
   num_done_.store(0, std::memory_order_relaxed);
-  const uint64_t generation = (claims_.load(std::memory_order_relaxed) >> 32) + 1;
-  claims_.store(generation << 32 | static_cast<uint64_t>(parts) << 16);
+  ++generation_;
+  for (int i = 0; i < num_threads_; ++i) {
+    shares_[i].parts.store(share_of(generation_, num_parts_ * i / num_threads_,
+                                    num_parts_ * (i + 1) / num_threads_));
+  }
   if (num_sleeping_.load() > 0) {
     { std::lock_guard<std::mutex> wait_until_asleep(sleep_); }
     wake_.notify_all();
   }
-  while (run_one()) {
+  while (run_own(0) || run_other(0)) {
   }
-  for (int spins = 0; num_done_.load(std::memory_order_acquire) < parts; ++spins) {
+  for (int spins = 0; num_done_.load(std::memory_order_acquire) < num_parts_; ++spins) {
     spins < kSpins ? pause() : std::this_thread::yield();
   }
 }
 
 bool ThreadPool::has_work() const {
-  uint64_t claims = claims_.load();
-  return next_part(claims) < num_parts(claims);
+  for (const Share& share : shares_) {
+    uint64_t parts = share.parts.load();
+    if (next_of(parts) < end_of(parts)) return true;
+  }
+  return false;
 }
 
-// Claims and runs one part; false if none is left.
-bool ThreadPool::run_one() {
-  uint64_t claims = claims_.load();
+// Claims and runs the first part of a thread's share; false if none is left.
+bool ThreadPool::run_own(int thread) {
+  std::atomic<uint64_t>& share = shares_[thread].parts;
+  uint64_t parts = share.load();
   do {
-    if (next_part(claims) >= num_parts(claims)) return false;
-  } while (!claims_.compare_exchange_weak(claims, claims + 1));
-  int64_t part = next_part(claims), parts = num_parts(claims);
-  range_(context_, count_ * part / parts, count_ * (part + 1) / parts);
-  num_done_.fetch_add(1, std::memory_order_release);
+    if (next_of(parts) >= end_of(parts)) return false;
+  } while (!share.compare_exchange_weak(parts, parts + (1 << 16)));
+  run_part(next_of(parts));
   return true;
 }
 
-void ThreadPool::work() {
+// Claims and runs the last part of another thread's share; false if none is left.
+bool ThreadPool::run_other(int thread) {
+  for (int i = 1; i < num_threads_; ++i) {
+    std::atomic<uint64_t>& share = shares_[(thread + i) % num_threads_].parts;
+    uint64_t parts = share.load();
+    while (next_of(parts) < end_of(parts)) {
+      if (share.compare_exchange_weak(parts, parts - 1)) {
+        run_part(end_of(parts) - 1);
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+void ThreadPool::run_part(int64_t part) {
+  range_(context_, count_ * part / num_parts_, count_ * (part + 1) / num_parts_);
+  num_done_.fetch_add(1, std::memory_order_release);
+}
+
+void ThreadPool::work(int thread) {
   do {
-    while (run_one()) {
+    while (run_own(thread) || run_other(thread)) {
     }
   } while (wait_for_work());
 }
