@@ -10,8 +10,9 @@ same for all; EOS is ignored, nothing is cached between requests. Decode is the 
 first token; prefill ends with the first token; a batch counts its generated tokens. The peak is
 the sum over a subject's processes of VmHWM; a start-up ends with the first token, files being in
 the page cache. Limits come from memory's read bandwidth and the rate of multiply-add from
-registers, as probed before each round. llama-1b1 and llama-160m have random weights in the shapes
-of TinyLlama-1.1B and of a 160-million-parameter Llama.
+registers, as probed before each round; our decodes' shares of the bandwidth are of further rounds,
+with reads of memory between their steps that meet the same moments. llama-1b1 and llama-160m have
+random weights in the shapes of TinyLlama-1.1B and of a 160-million-parameter Llama.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def plan_of(model: Model, options: argparse.Namespace) -> Plan:
+def plan_of(model: Model, options: argparse.Namespace, probe: Probe) -> Plan:
     kv_tokens = MAX_KV_TOKENS + KV_SLACK_TOKENS
     task = Task(
         checkpoint=str(model.source),
@@ -71,20 +72,18 @@ def plan_of(model: Model, options: argparse.Namespace) -> Plan:
         max_num_seqs=max(len(job.lengths) for job in JOBS),
         max_num_batched_tokens=options.chunk,
         kv_cache_bytes=kv_tokens * model.kv_token_bytes(options.dtype),
+        reader=str(probe.library),
     )
     return Plan(model, task, options.peers_dir or Path(), options.peer_chunk)
 
 
 def measure(model: Model, options: argparse.Namespace, probe: Probe, logs: Path) -> ResultOfModel:
     """Our engine and the peers on one model."""
-    seen: list[Ceilings] = []
-    plan, jobs = plan_of(model, options), chosen_jobs(options.jobs)
+    plan, jobs = plan_of(model, options, probe), chosen_jobs(options.jobs)
     launch = launch_ours(plan)
     specs = [*options.peers, *(["fabric:int8"] if options.quantization == "int4" else [])]
     peers = [launch_peer(spec, plan) for spec in specs]
-    bench = Bench(
-        model, jobs, options.rounds, logs, lambda: seen.append(probe.measure(options.threads))
-    )
+    bench = Bench(model, jobs, options.rounds, logs, lambda: probe.measure(options.threads))
     ours = Record(OURS)
     if STARTUP in options.jobs:
         ours.startups_s = bench.startups(launch, options.rounds)
@@ -93,7 +92,7 @@ def measure(model: Model, options: argparse.Namespace, probe: Probe, logs: Path)
         records = bench.beside(launch, ours, peers)
     else:
         bench.alone(launch, ours)
-    ceilings = Ceilings.typical(seen)
+    ceilings = Ceilings.typical(bench.seen)
     weight_bytes, kv_pool_bytes = (
         int(str(ours.facts[name])) for name in ("weight_bytes", "kv_pool_bytes")
     )
@@ -105,6 +104,7 @@ def measure(model: Model, options: argparse.Namespace, probe: Probe, logs: Path)
         quantization=options.quantization,
         ours=ours.rounds,
         limits={job.name: job.limit(limits) for job in jobs},
+        shares={job.name: ours.shares(job, limits) for job in jobs if job.name in ours.paired},
         startups_s=ours.startups_s,
         peak_bytes=ours.peak_bytes,
         weight_bytes=weight_bytes,

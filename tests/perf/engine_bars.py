@@ -32,7 +32,8 @@ class Pairing:
 class Measured:
     """What a run says of one model: our rounds, what limits them, and each peer's beside ours.
 
-    ``limits`` are tokens per second that the machine allows.
+    ``limits`` are tokens per second that the machine allows, ``shares`` what decodes reached of
+    the rate of reads between their steps.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Measured:
     quantization: str
     ours: Rounds
     limits: Mapping[str, float]
+    shares: Rounds = field(default_factory=dict)
     startups_s: Sequence[float] = ()
     peak_bytes: int = 0
     weight_bytes: int = 0
@@ -47,7 +49,7 @@ class Measured:
     pairings: Sequence[Pairing] = field(default_factory=tuple)
 
     def share(self, figure: str) -> float:
-        """Our part of what the machine allows."""
+        """Our part of what the machine allows, as probed before each round."""
         return median(self.ours[figure]) / self.limits[figure]
 
     def over(self, figure: str, prefix: str) -> float | None:
@@ -100,6 +102,10 @@ def _big_bars(measured: Measured, kind: str) -> list[Bar]:
         Bar(f"{figure}_share_of_bandwidth", measured.share(figure), 0.85)
         for figure in DECODE
         if measured.ours.get(figure)
+    ]
+    shares += [
+        Bar(f"{figure}_share_of_bandwidth_meanwhile", median(paired), 0.85)
+        for figure, paired in measured.shares.items()
     ]
     return [
         *_over(measured, DECODE, "{}_over_best_peer", "", 1.2),

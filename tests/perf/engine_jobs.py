@@ -26,6 +26,10 @@ class Job:
     figure: Callable[[Answer], float]
     limit: Callable[[Limits], float]
 
+    @property
+    def kind(self) -> str:
+        return self.name.partition("_")[0]
+
     def prompts(self, seed: int, vocab_size: int) -> Prompts:
         """Random token ids, the same for each subject."""
         rng = random.Random(f"{self.name} {seed}")
@@ -38,9 +42,12 @@ class Job:
         prompts = self.prompts(-1, vocab_size)[:WARM_UP_BATCH]
         subject.generate(prompts, min(self.num_tokens, WARM_UP_TOKENS))
 
-    def run(self, subject: Subject, seed: int, vocab_size: int) -> tuple[float, Answer]:
-        """One round's figure, in tokens per second."""
-        answer = subject.generate(self.prompts(seed, vocab_size), self.num_tokens)
+    def run(
+        self, subject: Subject, seed: int, vocab_size: int, read_pattern: str = ""
+    ) -> tuple[float, Answer]:
+        """One round's figure, in tokens per second; with reads of memory between our steps."""
+        prompts = self.prompts(seed, vocab_size)
+        answer = subject.generate(prompts, self.num_tokens, read_pattern)
         return self.figure(answer), answer
 
 
@@ -79,8 +86,9 @@ def _batch() -> Job:
 JOBS = (_decode(128), _decode(1024), _prefill(512), _prefill(2048), _batch())
 MAX_KV_TOKENS = max(sum(job.lengths) + len(job.lengths) * job.num_tokens for job in JOBS)
 MAX_LENGTH = max(max(job.lengths) + job.num_tokens for job in JOBS)
+DECODE = "decode"
 STARTUP = "startup"
-KINDS = ("decode", "prefill", "batch", STARTUP)
+KINDS = (DECODE, "prefill", "batch", STARTUP)
 
 
 def chosen_jobs(names: list[str]) -> list[Job]:
@@ -92,4 +100,4 @@ def chosen_jobs(names: list[str]) -> list[Job]:
     known = {*KINDS, *(job.name for job in JOBS)}
     if unknown := set(names) - known:
         raise ValueError(f"jobs {sorted(unknown)} are none of {', '.join(sorted(known))}")
-    return [job for job in JOBS if {job.name, job.name.partition("_")[0]} & set(names)]
+    return [job for job in JOBS if {job.name, job.kind} & set(names)]

@@ -7,18 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine_bars import Pairing
-from engine_jobs import Job
+from engine_jobs import DECODE, Job
 from engine_models import Model
 from engine_subject import Launch, Subject
+from roofline import Ceilings, Limits
 
 
 @dataclass
 class Record:
-    """A subject's rounds by figure, with the processors that others used, and its footprint."""
+    """A subject's rounds by figure, with the processors that others used, and its footprint.
+
+    ``paired`` are tokens per second of decodes, and bytes per second that reads of memory between
+    their steps have met.
+    """
 
     name: str
     rounds: dict[str, list[float]] = field(default_factory=dict)
     other_cpus: dict[str, list[float]] = field(default_factory=dict)
+    paired: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     outside_shares: list[float] = field(default_factory=list)
     startups_s: list[float] = field(default_factory=list)
     peak_bytes: int = 0
@@ -29,8 +35,23 @@ class Record:
         figure, answer = job.run(subject, seed, vocab_size)
         self.rounds.setdefault(job.name, []).append(figure)
         self.other_cpus.setdefault(job.name, []).append(round(answer.other_cpus, 2))
-        if answer.outside_s is not None and job.name.startswith("decode"):
+        if answer.outside_s is not None and job.kind == DECODE:
             self.outside_shares.append(answer.outside_s / (answer.total_s - answer.first_s))
+
+    def measure_paired(
+        self, job: Job, subject: Subject, seed: int, vocab_size: int, pattern: str
+    ) -> None:
+        """Add a decode with reads of memory in a pattern between its steps."""
+        figure, answer = job.run(subject, seed, vocab_size, pattern)
+        assert answer.read_bytes_per_s is not None
+        self.paired.setdefault(job.name, []).append((figure, answer.read_bytes_per_s))
+
+    def shares(self, job: Job, limits: Limits) -> list[float]:
+        """What paired decodes reached of what memory allowed just then."""
+        return [
+            figure / job.limit(limits.at_read_rate(read_bytes_per_s))
+            for figure, read_bytes_per_s in self.paired[job.name]
+        ]
 
     def end(self, subject: Subject) -> None:
         """Take in what is known at a subject's end."""
@@ -42,14 +63,16 @@ class Record:
 class Bench:
     """How a model is measured.
 
-    ``logs`` holds what its subjects say; ``before_round`` probes what the machine allows just then.
+    ``logs`` holds what its subjects say; ``probe`` measures what the machine allows just then, and
+    ``seen`` keeps it.
     """
 
     model: Model
     jobs: Sequence[Job]
     num_rounds: int
     logs: Path
-    before_round: Callable[[], None]
+    probe: Callable[[], Ceilings]
+    seen: list[Ceilings] = field(default_factory=list)
 
     def startups(self, launch: Launch, num_rounds: int) -> list[float]:
         """Seconds from a process's start to its first token, the first start left out."""
@@ -64,6 +87,7 @@ class Bench:
         """Rounds of our engine with no peer."""
         with self._started(launch) as subject:
             self._rounds([(subject, ours)])
+            self._paired_rounds(subject, ours)
             ours.end(subject)
 
     def beside(self, launch: Launch, ours: Record, peers: Sequence[Launch]) -> list[Record]:
@@ -77,6 +101,7 @@ class Bench:
                     self._rounds([(subject, ours), (other, theirs)])
                     theirs.end(other)
                 records.append(theirs)
+            self._paired_rounds(subject, ours)
             ours.end(subject)
         return records
 
@@ -86,12 +111,20 @@ class Bench:
             for subject, _ in pairs:
                 job.warm_up(subject, vocab_size)
         for number in range(self.num_rounds):
-            self.before_round()
+            self.seen.append(self.probe())
             for job in self.jobs:
                 for subject, record in pairs:
                     record.measure(job, subject, number, vocab_size)
                     value = record.rounds[job.name][-1]
                     self._say(f"round {number + 1} {job.name:13} {record.name:16} {value:8.1f}")
+
+    def _paired_rounds(self, subject: Subject, ours: Record) -> None:
+        """Decodes beside reads: a shared machine's memory can change its rate within a second."""
+        pattern = Ceilings.typical(self.seen).read_pattern
+        for number in range(self.num_rounds):
+            for job in self.jobs:
+                if job.kind == DECODE:
+                    ours.measure_paired(job, subject, number, self.model.config.vocab_size, pattern)
 
     @contextmanager
     def _started(self, launch: Launch) -> Iterator[Subject]:

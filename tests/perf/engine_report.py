@@ -26,6 +26,7 @@ class ResultOfModel:
         return {
             "ceilings": asdict(self.ceilings),
             "limits": dict(measured.limits),
+            "shares": dict(measured.shares),
             "weight_bytes": measured.weight_bytes,
             "kv_pool_bytes": measured.kv_pool_bytes,
             "subjects": {record.name: asdict(record) | _medians(record) for record in self.records},
@@ -65,6 +66,12 @@ class Report:
         for figure, limit in measured.limits.items():
             cells = [_cell(record, figure, limit) for record in result.records]
             print(f"{figure:18} {limit:9.1f}  {'  '.join(cells)}")
+        for figure, shares in measured.shares.items():
+            rate = median(bytes_per_s for _, bytes_per_s in result.records[0].paired[figure])
+            print(
+                f"{figure} with reads between steps: {median(shares):.0%} of the bandwidth "
+                f"({min(shares):.0%} to {max(shares):.0%}; memory at {rate / 1e9:.1f} GB/s)"
+            )
         for record in result.records:
             print(_footprint(record))
 

@@ -39,12 +39,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Answer:
-    """What generating took, and how many processors others used meanwhile."""
+    """What generating took, and how many processors others used meanwhile.
+
+    ``read_bytes_per_s`` is of the reads between steps, if there were any.
+    """
 
     first_s: float
     total_s: float
     outside_s: float | None
     other_cpus: float
+    read_bytes_per_s: float | None = None
 
 
 class Subject:
@@ -84,13 +88,19 @@ class Subject:
     ) -> None:
         self.close()
 
-    def generate(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> Answer:
-        """Generate for prompts that are there at once.
+    def generate(
+        self, prompts: Sequence[Sequence[int]], num_tokens: int, read_pattern: str = ""
+    ) -> Answer:
+        """Generate for prompts that are there at once; with reads of memory between our steps.
 
         Raises:
             RuntimeError: The process ended, or took too long.
         """
-        command = {"prompts": [list(prompt) for prompt in prompts], "num_tokens": num_tokens}
+        command = {
+            "prompts": [list(prompt) for prompt in prompts],
+            "num_tokens": num_tokens,
+            "read_pattern": read_pattern,
+        }
         with self._running():
             before_s, start_s = self._others_s(), time.perf_counter()
             stdin = _open(self._process.stdin)
@@ -99,9 +109,15 @@ class Subject:
             times = self._receive()
             took_s = time.perf_counter() - start_s
             other_cpus = max(0.0, (self._others_s() - before_s) / took_s)
-            self.note_memory()
-        outside_s = times.get("outside_s")
-        return Answer(times["first_s"], times["total_s"], outside_s, other_cpus)
+            if not read_pattern:  # what is read would count as well
+                self.note_memory()
+        return Answer(
+            times["first_s"],
+            times["total_s"],
+            times.get("outside_s"),
+            other_cpus,
+            times.get("read_bytes_per_s"),
+        )
 
     def note_memory(self) -> None:
         """Take the peak resident memory of all its processes in."""

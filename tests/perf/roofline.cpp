@@ -1,7 +1,8 @@
 // Ceilings of this machine on a number of threads: memory read bandwidth, and the rates of
 // multiply-add from registers in float32 and bfloat16. Prints one line of JSON.
 //
-// Run: roofline THREADS MEBIBYTES. The memory read should be many times the last-level cache.
+// Run: roofline THREADS MEBIBYTES. The memory read should be many times the last-level cache. Built
+// as a library, it reads when it is asked to.
 
 #include <algorithm>
 #include <atomic>
@@ -15,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -37,6 +39,21 @@ double now_s() {
     return duration<double>(steady_clock::now().time_since_epoch()).count();
 }
 
+// Keeps a thread on one of the processors that it may use: two on one would share its rate.
+void stay_on_own_processor(int thread) {
+    cpu_set_t allowed, own;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+    const int count = CPU_COUNT(&allowed);
+    int index = thread % (count > 0 ? count : 1);
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (!CPU_ISSET(cpu, &allowed) || index-- > 0) continue;
+        CPU_ZERO(&own);
+        CPU_SET(cpu, &own);
+        sched_setaffinity(0, sizeof(own), &own);
+        return;
+    }
+}
+
 // Seconds from the moment that all threads are ready until the last has done its part.
 double together(int num_threads, const std::function<void(int)> &part) {
     std::atomic<int> num_ready{0};
@@ -44,6 +61,7 @@ double together(int num_threads, const std::function<void(int)> &part) {
     std::vector<std::thread> threads;
     for (int thread = 0; thread < num_threads; ++thread) {
         threads.emplace_back([&, thread] {
+            stay_on_own_processor(thread);
             ++num_ready;
             while (!go) std::this_thread::yield();
             part(thread);
@@ -240,6 +258,19 @@ Rate measure_bfloat(int num_threads, double float_rate) {
 }
 
 }  // namespace
+
+// Seconds that threads take to read their shares of memory in a pattern of that name; 0 if there is
+// none.
+extern "C" double read_memory_s(int num_threads, const char *pattern, const char *memory,
+                                size_t num_bytes) {
+    const size_t share = num_bytes / num_threads / 4096 * 4096;
+    for (const Pattern &known : kPatterns) {
+        if (std::strcmp(known.name, pattern) != 0) continue;
+        return together(num_threads,
+                        [&](int thread) { known.read(memory + thread * share, share); });
+    }
+    return 0;
+}
 
 int main(int argc, char **argv) {
     if (argc != 3 || std::atoi(argv[1]) < 1 || std::atoi(argv[2]) < 1) {

@@ -42,11 +42,17 @@ class Probe:
 
     def __init__(self, folder: Path) -> None:
         self._program = folder / "roofline"
-        subprocess.run([*COMPILER, "-o", str(self._program), str(SOURCE)], check=True)
+        self.library = folder / "libroofline.so"
+        _compile(self._program)
+        _compile(self.library, "-shared", "-fPIC")
 
     def measure(self, num_threads: int) -> Ceilings:
         command = [str(self._program), str(num_threads), str(READ_MEBIBYTES)]
         return Ceilings(**json.loads(subprocess.check_output(command, text=True)))
+
+
+def _compile(target: Path, *flags: str) -> None:
+    subprocess.run([*COMPILER, *flags, "-o", str(target), str(SOURCE)], check=True)
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,10 @@ class Limits:
     ceilings: Ceilings
     cost: ModelCost
     dtype: str
+
+    def at_read_rate(self, bytes_per_s: float) -> "Limits":
+        """The same where memory is read at another rate."""
+        return replace(self, ceilings=replace(self.ceilings, read_bytes_per_s=bytes_per_s))
 
     def decode(self, context: int, num_tokens: int) -> float:
         """One stream after a prompt: every weight and the context's KV are read for each token."""

@@ -85,9 +85,15 @@ def test_the_best_peer_is_the_one_that_we_are_least_ahead_of(bars):
         bars.Pairing("fabric:int8", ours, {"decode_128": [20.0]}),
     ]
     one = measured(bars, ours=ours, limits={"decode_128": 16.0}, pairings=pairings)
+    assert printed(bars, one)[0] == "BAR decode_128_over_best_peer 1.2 1.2 ok"
+
+
+def test_a_share_is_of_the_probed_bandwidth_and_of_that_of_reads_meanwhile(bars):
+    values = {"limits": {"decode_128": 16.0}, "shares": {"decode_128": [0.9, 0.85, 0.8]}}
+    one = measured(bars, ours={"decode_128": [12.0]}, **values)
     assert printed(bars, one) == [
-        "BAR decode_128_over_best_peer 1.2 1.2 ok",
         "BAR decode_128_share_of_bandwidth 0.75 0.85 short",
+        "BAR decode_128_share_of_bandwidth_meanwhile 0.85 0.85 ok",
     ]
 
 

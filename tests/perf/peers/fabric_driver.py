@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Literal, cast
 
+from paired_reads import PairedReads
 from protocol import Task, Times, serve
 
 from fabric.core.request import GenerationRequest
@@ -21,6 +22,7 @@ class FabricEngine:
     """Our engine; ``outside_s`` is the time of steps that its executor did not take."""
 
     def __init__(self, task: Task) -> None:
+        self._task = task
         settings = _settings(task)
         executor: Any = open_local(settings.worker)
         self._executor_s = 0.0
@@ -43,6 +45,21 @@ class FabricEngine:
                 first_s, self._executor_s = time.perf_counter() - start_s, 0.0
         total_s = time.perf_counter() - start_s
         return Times(first_s, total_s, {"outside_s": total_s - first_s - self._executor_s})
+
+    def paired_stream(self, prompt: Sequence[int], num_tokens: int, pattern: str) -> Times:
+        reads = PairedReads(self._task.reader, pattern, self._task.num_threads)
+        self._engine.add(self._request(prompt, num_tokens))
+        first_s, steps_s = 0.0, 0.0
+        while self._engine.has_work:
+            start_s = time.perf_counter()
+            outputs = self._engine.step()
+            took_s = time.perf_counter() - start_s
+            if first_s:
+                steps_s += took_s
+                reads.read()
+            elif any(output.deltas for output in outputs):
+                first_s = took_s
+        return Times(first_s, first_s + steps_s, {"read_bytes_per_s": reads.bytes_per_s})
 
     def batch(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> float:
         requests = [self._request(prompt, num_tokens) for prompt in prompts]

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 WARM_UP_PROMPT = tuple(range(300, 316))
 
@@ -21,7 +21,8 @@ class Task:
 
     ``checkpoint`` is a file or folder in the engine's own format; ``kv_cache_bytes`` is what the
     largest batch needs, to be rounded up to what the engine can be told, and
-    ``max_num_batched_tokens`` those of one iteration; 0: as many as the engine chooses.
+    ``max_num_batched_tokens`` those of one iteration; 0: as many as the engine chooses. ``program``
+    is the engine's, ``reader`` the library of :class:`PairedReads`.
     """
 
     checkpoint: str
@@ -33,6 +34,7 @@ class Task:
     max_num_batched_tokens: int
     kv_cache_bytes: int
     program: str = ""
+    reader: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,17 @@ class Engine(Protocol):
         ...
 
 
+class PairedEngine(Engine, Protocol):
+    """One that can read memory between its steps."""
+
+    def paired_stream(self, prompt: Sequence[int], num_tokens: int, pattern: str) -> Times:
+        """Generate for one prompt, memory being read in a pattern after each step.
+
+        The times are without the reads; ``read_bytes_per_s`` is their rate.
+        """
+        ...
+
+
 def serve(open_engine: Callable[[Task], Engine]) -> None:
     """Answer commands until standard input ends."""
     # Libraries print to standard output what is no answer.
@@ -69,7 +82,9 @@ def serve(open_engine: Callable[[Task], Engine]) -> None:
     for line in sys.stdin:
         command = json.loads(line)
         prompts, num_tokens = command["prompts"], command["num_tokens"]
-        if len(prompts) == 1:
+        if pattern := command["read_pattern"]:
+            times = cast(PairedEngine, engine).paired_stream(prompts[0], num_tokens, pattern)
+        elif len(prompts) == 1:
             times = engine.stream(prompts[0], num_tokens)
         else:
             times = Times(0.0, engine.batch(prompts, num_tokens))
