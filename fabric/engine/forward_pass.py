@@ -54,8 +54,8 @@ class ForwardPass:
         """Compute an iteration that was built on the host.
 
         Returns:
-            The logits ``[num_rows, local_vocab_size]`` of the step's rows, float32 on the device,
-            until the next call; None if there are none, as before the last stage.
+            The logits ``[num_rows, local_vocab_size]`` of the step's rows, in the model's dtype on
+            the device, until the next call; None if there are none, as before the last stage.
         """
         if self._graphs is not None and (logits := self._graphs.run(step)) is not None:
             return self._chosen(logits, step.rows)

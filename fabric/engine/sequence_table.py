@@ -122,10 +122,12 @@ class SequenceTable:
         Returns:
             Token ids ``[num_tokens]`` int64, and the batch that describes them.
         """
-        rows = np.array([self._sequences[item.key].row for item in scheduled])
-        starts = np.array([item.num_computed_tokens for item in scheduled])
-        counts = np.array([item.num_new_tokens for item in scheduled])
-        if int(counts.max()) == 1:
+        places = [
+            (self._sequences[item.key].row, item.num_computed_tokens, item.num_new_tokens)
+            for item in scheduled
+        ]
+        rows, starts, counts = np.array(places).T
+        if max(item.num_new_tokens for item in scheduled) == 1:
             # As most iterations are: all sequences decode.
             query_start = np.arange(len(scheduled) + 1, dtype=np.int32)
             token_rows, positions = rows, starts
@@ -136,8 +138,8 @@ class SequenceTable:
             offsets = np.arange(query_start[-1]) - np.repeat(query_start[:-1], counts)
             positions = np.repeat(starts, counts) + offsets
         size = self._block_size
-        slots = self._blocks[token_rows, positions // size].astype(np.int64) * size
-        slots += positions % size
+        numbers, offsets = np.divmod(positions, size)
+        slots = self._blocks[token_rows, numbers].astype(np.int64) * size + offsets
         context_lens = starts + counts
         num_blocks = -(-int(context_lens.max()) // size)
         batch = RaggedBatch(

@@ -138,4 +138,4 @@ class LlamaForCausalLM:
         assert ends.head is not None
         x = hidden.index_select(0, rows)
         x = self._backend.rms_norm(x, ends.final_norm, self.config.rms_norm_eps)
-        return self._backend.linear(x, ends.head).float()
+        return self._backend.linear(x, ends.head)

@@ -90,6 +90,6 @@ class CausalModel(Protocol):
             rows: ``[num_rows]`` int64, the tokens whose next token is asked for.
 
         Returns:
-            ``[num_rows, local_vocab_size]`` float32, for ``shard.vocabulary(config)``.
+            ``[num_rows, local_vocab_size]`` in the model's dtype, for ``shard.vocabulary(config)``.
         """
         ...

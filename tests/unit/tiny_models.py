@@ -113,7 +113,7 @@ class OneSequence:
         hidden = self._stages[0].embed(torch.tensor(token_ids))
         for stage, kv_cache in zip(self._stages, self._kv_caches, strict=True):
             hidden = stage.forward(hidden, batch, kv_cache)
-        return self._stages[-1].logits(hidden, torch.tensor(rows, dtype=torch.int64))
+        return self._stages[-1].logits(hidden, torch.tensor(rows, dtype=torch.int64)).float()
 
     def greedy(
         self, prompt: list[int], num_tokens: int, vocab: VocabShard | None = None
