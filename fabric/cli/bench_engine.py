@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -161,6 +162,7 @@ def _result(
     import torch
 
     from fabric.engine.device import describe_device, open_device
+    from kernels.dispatch import available_backends
 
     card, device = built.served.card, open_device(args.device)
     return {
@@ -169,8 +171,8 @@ def _result(
         "dtype": card.dtype,
         "quantization": args.quantization,
         "device": describe_device(device),
-        "backend": args.backend or "best",
-        "num_threads": args.threads,
+        "backend": args.backend or available_backends(device.type)[0],
+        "num_threads": args.threads or len(os.sched_getaffinity(0)),
         "cuda_graphs": args.cuda_graphs and device.type == "cuda",
         "chunk": settings.scheduler.max_num_batched_tokens,
         "rounds": args.rounds,

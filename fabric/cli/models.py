@@ -61,7 +61,7 @@ def _row(model: ModelStatus, weights: dict[str, WeightState]) -> tuple[str, ...]
         card.model,
         model.state,
         card.architecture,
-        card.dtype,
+        card.dtype if card.quantization == "none" else f"{card.dtype} {card.quantization}",
         str(card.max_model_len),
         f"{card.num_parameters:,}",
         ", ".join(groups) or "-",

@@ -231,7 +231,8 @@ class LoadReport:
 class ModelCard:
     """What a router must know of a served model to validate, tokenize and describe it.
 
-    ``tokenizer_path`` is a local file or folder that fabric.models.tokenizer can load.
+    ``tokenizer_path`` is a local file or folder that fabric.models.tokenizer can load, ``dtype``
+    what is computed in, and ``quantization`` how weights of linear layers are stored.
     """
 
     model: str
@@ -242,6 +243,7 @@ class ModelCard:
     architecture: str
     num_parameters: int = 0
     source: str = ""
+    quantization: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

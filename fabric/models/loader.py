@@ -51,6 +51,7 @@ class OpenedModel:
     dtype: torch.dtype
     max_model_len: int
     num_parameters: int
+    quantization: Quantization
     part: RankPart
     groups: tuple[ParameterGroup, ...]
     layout: WeightLayout
@@ -76,6 +77,7 @@ class OpenedModel:
             architecture=self.config.architecture,
             num_parameters=self.num_parameters,
             source=self.source,
+            quantization=self.quantization,
         )
 
     def build(self, backend: Backend) -> CausalModel:
@@ -221,6 +223,7 @@ def _describe(
         dtype=dtype,
         max_model_len=length,
         num_parameters=num_parameters,
+        quantization=wanted.quantization,
         part=part,
         groups=groups,
         layout=lay_out(groups, wanted.backend, dtype),

@@ -74,6 +74,7 @@ def model_to_proto(status: ModelStatus) -> inference_pb2.Model:
         max_model_len=card.max_model_len,
         vocab_size=card.vocab_size,
         num_parameters=card.num_parameters,
+        quantization=card.quantization,
         groups=status.groups,
     )
 
@@ -89,6 +90,7 @@ def model_from_proto(message: inference_pb2.Model) -> ModelStatus:
         architecture=message.architecture,
         num_parameters=message.num_parameters,
         source=message.source,
+        quantization=message.quantization or "none",
     )
     state = _FROM_MODEL_STATE.get(message.state, ModelState.LOADING)
     return ModelStatus(card, state, tuple(message.groups))

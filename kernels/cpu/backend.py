@@ -18,9 +18,9 @@ from kernels.cpu.checks import (
     check_heads,
     check_like,
     check_matrix,
-    describe,
 )
 from kernels.cpu.decoder import CpuLayer, batch_address, cache_address
+from kernels.layouts import describe
 from kernels.ops import (
     DecoderLayer,
     DecoderShape,

@@ -3,19 +3,14 @@
 import torch
 from torch import Tensor
 
+from kernels.layouts import check_contiguous_blocks, check_contiguous_heads, describe
 from kernels.ops import RaggedBatch, ShapeError, WeightFormat
 
-MAX_HEAD_DIM = 256
 # Integer sums of more products might overflow.
 MAX_QUANTIZED_FEATURES = 65536
 # What the extension knows formats by.
 FORMAT_BITS = {WeightFormat.DENSE: 0, WeightFormat.INT8: 8, WeightFormat.INT4: 4}
 _IS_BF16 = {torch.float32: False, torch.bfloat16: True}
-
-
-def describe(x: Tensor) -> str:
-    """A tensor's device, dtype, shape and strides, for messages."""
-    return f"{x.device} {x.dtype}{list(x.shape)} with strides {list(x.stride())}"
 
 
 def check_dtype(name: str, x: Tensor) -> bool:
@@ -41,33 +36,15 @@ def check_like(name: str, x: Tensor, shape: tuple[int, ...], dtype: torch.dtype)
 
 def check_heads(name: str, x: Tensor) -> bool:
     """Check ``[num_tokens, num_heads, head_dim]`` with contiguous heads; say whether bfloat16."""
-    _, num_heads, head_dim = x.shape if x.dim() == 3 else (0, 0, 0)
-    strides = x.stride()
-    if (
-        not 0 < head_dim <= MAX_HEAD_DIM
-        or strides[2] != 1
-        or (strides[1] != head_dim and num_heads != 1)
-    ):
-        raise ShapeError(
-            f"{name} is {describe(x)}; [num_tokens, num_heads, head_dim] with contiguous heads "
-            f"of up to {MAX_HEAD_DIM} is needed"
-        )
+    check_contiguous_heads(name, x)
     return check_dtype(name, x)
 
 
 def check_blocks(name: str, kv_cache: Tensor) -> None:
-    """Check that every block is contiguous; blocks may lie at any distance."""
-    shape = kv_cache.shape
-    if len(shape) == 6 and shape[2] == 2:
-        _, _, _, heads, block_size, head_dim = shape
-        head = block_size * head_dim
-        inner = (2 * heads * head, heads * head, head, head_dim, 1)
-        if kv_cache.stride()[1:] == inner and kv_cache.is_cpu:
-            return
-    raise ShapeError(
-        f"{name} is {describe(kv_cache)}; [num_blocks, num_layers, 2, num_kv_heads, block_size, "
-        f"head_dim] with contiguous blocks on the host is needed"
-    )
+    """Check that every block is contiguous on the host; blocks may lie at any distance."""
+    check_contiguous_blocks(name, kv_cache)
+    if not kv_cache.is_cpu:
+        raise ShapeError(f"{name} is {describe(kv_cache)}; it must be on the host")
 
 
 def check_cache(kv_cache: Tensor, layer: int, x: Tensor) -> None:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from kernels.cpu import _kernels
-from kernels.cpu.checks import FORMAT_BITS, check_batch, check_blocks, check_like, describe
+from kernels.cpu.checks import FORMAT_BITS, check_batch, check_blocks, check_like
+from kernels.layouts import describe
 from kernels.ops import DecoderShape, DecoderWeights, PackedLinear, RaggedBatch, ShapeError
 
 

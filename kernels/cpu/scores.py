@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from kernels.cpu import _kernels, _scores
-from kernels.cpu.checks import check_matrix, describe
+from kernels.cpu.checks import check_matrix
+from kernels.layouts import describe
 from kernels.ops import ShapeError
 from kernels.scores import Draw
 

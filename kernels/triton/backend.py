@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.composed import run_layers
+from kernels.layouts import describe
 from kernels.ops import (
     PLAIN,
     DecoderLayer,
@@ -28,7 +29,6 @@ from kernels.triton.checks import (
     OperandChecks,
     check_contents,
     check_slots,
-    describe,
 )
 from kernels.triton.configs import ArchConfig, device_config
 from kernels.triton.layer import FusedLayer

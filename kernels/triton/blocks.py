@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from kernels.layouts import check_contiguous_blocks, describe
 from kernels.ops import ShapeError
-from kernels.triton.checks import check_blocks, describe
 from kernels.triton.jit import cache as jit
 from kernels.triton.linear import ceil_div
 
@@ -62,8 +62,8 @@ def check_same_blocks(source: Tensor, target: Tensor) -> None:
     Raises:
         ShapeError: Names both.
     """
-    check_blocks("source", source)
-    check_blocks("target", target)
+    check_contiguous_blocks("source", source)
+    check_contiguous_blocks("target", target)
     if source.shape[1:] != target.shape[1:] or source.dtype is not target.dtype:
         raise ShapeError(f"source is {describe(source)}, target {describe(target)}")
 

@@ -8,15 +8,10 @@ that lie outside their cache, so that bad contents never touch other memory.
 import torch
 from torch import Tensor
 
+from kernels.layouts import check_contiguous_blocks, check_contiguous_heads, describe
 from kernels.ops import RaggedBatch, ShapeError
 
-MAX_HEAD_DIM = 256
 DTYPES = (torch.float32, torch.bfloat16)
-
-
-def describe(x: Tensor) -> str:
-    """A tensor's device, dtype, shape and strides, for messages."""
-    return f"{x.device} {x.dtype}{list(x.shape)} with strides {list(x.stride())}"
 
 
 class OperandChecks:
@@ -51,22 +46,12 @@ class OperandChecks:
 
     def heads(self, name: str, x: Tensor) -> None:
         """``[num_tokens, num_heads, head_dim]`` with contiguous heads; rows may be strided."""
-        _, num_heads, head_dim = x.shape if x.dim() == 3 else (0, 0, 0)
-        strides = x.stride()
-        if (
-            not 0 < head_dim <= MAX_HEAD_DIM
-            or strides[2] != 1
-            or (strides[1] != head_dim and num_heads != 1)
-        ):
-            raise ShapeError(
-                f"{name} is {describe(x)}; [num_tokens, num_heads, head_dim] with contiguous heads "
-                f"of up to {MAX_HEAD_DIM} is needed"
-            )
+        check_contiguous_heads(name, x)
         self._operand(name, x)
 
     def cache(self, name: str, kv_cache: Tensor) -> None:
         """A cache on the device, whose blocks may lie at any distance."""
-        check_blocks(name, kv_cache)
+        check_contiguous_blocks(name, kv_cache)
         if not self.is_here(kv_cache):
             raise ShapeError(f"{name} is {describe(kv_cache)}; it must be on {self._device}")
 
@@ -94,20 +79,6 @@ class OperandChecks:
             raise ShapeError(
                 f"{name} is {describe(x)}; a float32 or bfloat16 tensor on {self._device} is needed"
             )
-
-
-def check_blocks(name: str, kv_cache: Tensor) -> None:
-    """Check that every block is contiguous, on whatever device."""
-    shape = kv_cache.shape
-    if len(shape) == 6 and shape[2] == 2:
-        _, _, _, heads, block_size, head_dim = shape
-        head = block_size * head_dim
-        if kv_cache.stride()[1:] == (2 * heads * head, heads * head, head, head_dim, 1):
-            return
-    raise ShapeError(
-        f"{name} is {describe(kv_cache)}; [num_blocks, num_layers, 2, num_kv_heads, block_size, "
-        "head_dim] with contiguous blocks is needed"
-    )
 
 
 def check_slots(slots: Tensor, num_slots: int) -> None:

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from kernels.composed import ComposedLayer
+from kernels.layouts import describe
 from kernels.ops import Backend, DecoderShape, DecoderWeights, RaggedBatch, ShapeError
-from kernels.triton.checks import OperandChecks, check_slots, describe
+from kernels.triton.checks import OperandChecks, check_slots
 from kernels.triton.rows import rope_and_store
 
 

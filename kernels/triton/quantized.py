@@ -10,9 +10,9 @@ offsets, int8; then float32 units of scales and of offsets for each output featu
 import torch
 from torch import Tensor
 
+from kernels.layouts import describe
 from kernels.ops import PackedLinear, ShapeError, WeightFormat
 from kernels.quantization import GROUP, QuantizedWeight, quantize
-from kernels.triton.checks import describe
 from kernels.triton.configs import ArchConfig
 from kernels.triton.jit import linear as jit
 from kernels.triton.linear import RUNNING_GROUP, ceil_div, fold, linear, share_out

@@ -22,6 +22,7 @@ def test_a_model_is_measured_and_written(
     # Those that fit into the model's 512 tokens.
     assert list(result["figures"]) == ["decode at 128", "32 prompts of 128-512"]
     assert result["figures"]["decode at 128"]["tokens/s"] > 0
+    assert result["num_threads"] == 1
     assert result["cuda_graphs"] is False
     assert "decode at 128" in capsys.readouterr().out
 

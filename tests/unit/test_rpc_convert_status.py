@@ -5,12 +5,14 @@ from dataclasses import fields
 import pytest
 
 from fabric.core.errors import InvalidRequest
-from fabric.core.request import LoadReport, ModelLoad, Timing
+from fabric.core.request import LoadReport, ModelCard, ModelLoad, Timing
 from fabric.core.status import (
     Explanation,
     FabricStatus,
     GroupState,
     GroupStatus,
+    ModelState,
+    ModelStatus,
     PolicyChange,
     RequestPhase,
     RequestStatus,
@@ -23,7 +25,12 @@ from fabric.rpc.convert_requests import (
     explanation_from_proto,
     explanation_to_proto,
 )
-from fabric.rpc.convert_status import fabric_status_from_proto, fabric_status_to_proto
+from fabric.rpc.convert_status import (
+    fabric_status_from_proto,
+    fabric_status_to_proto,
+    model_from_proto,
+    model_to_proto,
+)
 from fabric.rpc.convert_weights import (
     residence_from_proto,
     residence_to_proto,
@@ -31,6 +38,12 @@ from fabric.rpc.convert_weights import (
     wanted_state_to_proto,
 )
 from fabric.rpc.v1 import control_pb2
+
+
+def test_all_of_a_model_but_where_its_tokenizer_lies_reaches_the_client() -> None:
+    card = ModelCard("m", "", 256, 512, "bfloat16", "LlamaForCausalLM", 7, "hub:m", "int4")
+    status = ModelStatus(card, ModelState.READY, ("gang",))
+    assert model_from_proto(model_to_proto(status)) == status
 
 
 def test_every_figure_of_a_load_report_reaches_the_client() -> None:
