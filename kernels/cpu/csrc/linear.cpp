@@ -4,8 +4,8 @@
 // every tile shape: neither threads nor tiles split k otherwise. So a row's result doesn't depend
 // on the rows beside it, and its rounding error grows with kChain, not with all of k.
 //
-// Few rows: the panels are one stream of memory for each thread. Many rows: a block
-// of them stays in the L2 cache while all panels pass by.
+// Few rows: the panels are one stream of memory for each thread. Many rows: a block of them stays in
+// the L2 cache while all panels pass by.
 #include "panels.h"
 
 namespace KERNEL_ISA {
